@@ -1,0 +1,187 @@
+"""OmniDrop: query-guided, layer-wise dropping of audio and video tokens inside the decoder (arXiv 2605.14458).
+
+Stage 0 (sec. 3.4): audio by encoder saliency, video by temporal token merging, before the decoder.
+Stage 1 (eq. 3, 4): the sigmoid schedule says how many tokens each layer's output loses.
+Stage 2 (eq. 5): the text that asks scores audio and video in one ranking, by its attention in the current layer.
+Stage 3 (alg. 1): from the middle layer on, temporal diversity decides among the 2k lowest.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .. import schedule, select
+from ..errors import SettingError
+from ..tokens import QUERIES, Modality
+from .base import Budget, InputView, LayerView, Method
+
+HEADROOM = 4 / 3  # with `keep`, the input stage leaves at least this many times keep: room for the decoder to choose
+
+
+@dataclass(frozen=True, kw_only=True)
+class OmniDrop(Method):
+    """The method's settings. Either `keep`, or `keep=None` with `p_init` and `p_final`. Raises `SettingError`.
+
+    With `keep` the schedule is solved for the depth of the model and the tokens that really enter, and the input stage is
+    loosened where it would take more than `keep` allows (r_0 >= 4/3 keep; the paper's 30 % setting has 3/2): `keep=1.0`
+    drops nothing at all. With explicit shares both stages do exactly what they are told.
+    """
+
+    keep: float | None = 0.3  # R: mean over layers of the share of audio and video tokens that remains
+    p_init: float | None = None  # share dropped after the first layers (eq. 3)
+    p_final: float | None = None  # share dropped after the last layers
+    t_mid: float = 0.5  # relative depth at which the schedule rises
+    beta: float = 20.0  # how steeply
+    lambda_div: float = 0.2  # weight of temporal diversity (alg. 1); 0 switches it off
+    normalize: bool = False  # divide S by its maximum before adding diversity; the paper does not
+    tds_start: int | None = None  # first layer with temporal diversity; None: the middle layer, L // 2
+    query: str = "after_media"  # the rows that ask: "after_media", "question", "last"
+    audio_keep: float = 0.7  # input stage: share of audio tokens; 1.0 switches it off
+    video_keep: float = 0.4  # input stage: share of video tokens; 1.0 switches it off
+    images: str = "keep"  # "keep": never dropped; "prune": scored and dropped like one video frame
+    evict: bool = False  # memory first: layers forget what later layers dropped
+
+    def __post_init__(self) -> None:
+        explicit = [name for name in ("p_init", "p_final") if getattr(self, name) is not None]
+        if self.keep is None and len(explicit) < 2:
+            raise SettingError(
+                "keep=None needs both p_init and p_final, the shares dropped at the first and last layers"
+            )
+        if self.keep is not None and explicit:
+            raise SettingError(
+                f"keep={self.keep} and {' and '.join(explicit)} exclude each other: give keep alone, or keep=None with both"
+            )
+        if self.keep is not None:
+            _in_range("keep", self.keep, 0.0, 1.0, open_low=True)
+        for name in explicit:
+            _in_range(name, getattr(self, name), 0.0, 1.0)
+        _in_range("audio_keep", self.audio_keep, 0.0, 1.0, open_low=True)
+        _in_range("video_keep", self.video_keep, 0.25, 1.0)  # one anchor frame of four stays whole
+        _in_range("t_mid", self.t_mid, 0.0, 1.0)
+        _in_range("lambda_div", self.lambda_div, 0.0, math.inf)
+        _in_range("beta", self.beta, 0.0, math.inf)
+        if self.tds_start is not None:
+            _in_range("tds_start", self.tds_start, 0, math.inf)
+        if self.query not in QUERIES:
+            raise SettingError(f"query is {self.query!r}; choose one of {', '.join(map(repr, QUERIES))}")
+        if self.images not in ("keep", "prune"):
+            raise SettingError(f"images is {self.images!r}; choose 'keep' or 'prune'")
+
+    @classmethod
+    def paper(cls, size: str, percent: int) -> OmniDrop:
+        """The four settings of the paper (sec. 4): size "7b" or "3b", 30 or 20 percent of the tokens, mean over layers."""
+        settings = {
+            ("7b", 30): {"p_init": 0.0, "p_final": 0.2, "tds_start": 14},
+            ("7b", 20): {"p_init": 0.02, "p_final": 0.5, "tds_start": 14},
+            ("3b", 30): {"p_init": 0.0, "p_final": 0.15, "tds_start": 19},
+            ("3b", 20): {"p_init": 0.02, "p_final": 0.5, "tds_start": 19, "t_mid": 0.55},
+        }
+        try:
+            chosen = settings[size.lower(), percent]
+        except (KeyError, AttributeError):
+            raise SettingError(f"the paper has '7b' or '3b' at 30 or 20 percent, not {size!r} at {percent!r}") from None
+        return cls(keep=None, **chosen)  # type: ignore[arg-type]
+
+    @property
+    def prunable(self) -> tuple[Modality, ...]:
+        media = (Modality.AUDIO, Modality.VIDEO)
+        return (*media, Modality.IMAGE) if self.images == "prune" else media
+
+    def wants_audio_saliency(self) -> bool:
+        return self.audio_keep < 1.0 and (self.keep is None or self.keep * HEADROOM < 1.0)
+
+    # stage 0 -------------------------------------------------------------------------------------------------------
+
+    def at_input(self, view: InputView) -> Tensor | None:
+        audio_keep, video_keep = self._loosened(view.runs)
+        if audio_keep == 1.0 and video_keep == 1.0:
+            return None
+        kept = []
+        heard = 0  # audio tokens of earlier recordings
+        for modality, item, tokens, frames in view.runs:
+            # where this clip's tokens are among the N; their number is known, so no nonzero
+            mine = (view.modality == modality) & (view.item == item)
+            places = torch.argsort(mine.to(torch.int8), descending=True, stable=True)[:tokens]
+            if modality == Modality.AUDIO and audio_keep < 1.0:
+                assert view.audio_saliency is not None
+                drop = tokens - _audio_count(tokens, audio_keep)
+                places = places[select.keep_highest(view.audio_saliency[heard : heard + tokens], drop)]
+            elif modality == Modality.VIDEO and video_keep < 1.0:
+                places = places[select.temporal_thinning(view.features[places], frames, video_keep)]
+            heard += tokens if modality == Modality.AUDIO else 0
+            kept.append(places)
+        return torch.cat(kept).sort().values
+
+    def _loosened(self, runs) -> tuple[float, float]:
+        """(audio_keep, video_keep) as used: with `keep`, both drop shares shrink by one factor until r_0 >= 4/3 keep."""
+        if self.keep is None:
+            return self.audio_keep, self.video_keep
+        total = sum(tokens for _, _, tokens, _ in runs)
+        need = HEADROOM * self.keep * total
+        if need >= total:
+            return 1.0, 1.0
+
+        def at(strength: float) -> tuple[float, float]:
+            return 1.0 - (1.0 - self.audio_keep) * strength, 1.0 - (1.0 - self.video_keep) * strength
+
+        if _input_count(runs, *at(1.0)) >= need:
+            return at(1.0)
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if _input_count(runs, *at(middle)) >= need else (low, middle)
+        return at(low)
+
+    # stage 1 -------------------------------------------------------------------------------------------------------
+
+    def plan(self, budget: Budget) -> list[int]:
+        curve = partial(schedule.solve, self.keep, entering=budget.entering, total=budget.total)
+        if self.keep is None:
+            curve = partial(schedule.sigmoid, p_init=self.p_init, p_final=self.p_final)
+        return schedule.drops(curve(layers=budget.layers, t_mid=self.t_mid, beta=self.beta), budget.entering)
+
+    # stages 2 and 3 ------------------------------------------------------------------------------------------------
+
+    def at_layer(self, view: LayerView, k: int) -> Tensor:
+        start = view.layers // 2 if self.tds_start is None else self.tds_start
+        if view.layer < start or self.lambda_div == 0.0:
+            return select.keep_highest(view.scores, k)
+        return select.keep_diverse(
+            view.scores,
+            view.chunk,
+            k,
+            max_chunk=view.max_chunk,
+            lambda_div=self.lambda_div,
+            normalize=self.normalize,
+        )
+
+
+def _audio_count(tokens: int, share: float) -> int:
+    """How many tokens of one recording stay: rounded half up, at least one."""
+    return max(1, math.floor(share * tokens + 0.5 + schedule.ROUNDING)) if tokens else 0
+
+
+def _input_count(runs, audio_keep: float, video_keep: float) -> int:
+    """How many tokens the input stage leaves of clips (modality, item, tokens, frames)."""
+    left = 0
+    for modality, _, tokens, frames in runs:
+        if modality == Modality.AUDIO:
+            left += _audio_count(tokens, audio_keep)
+        elif modality == Modality.VIDEO:
+            left += select.count_thinned(frames, tokens // max(frames, 1), video_keep)
+        else:
+            left += tokens
+    return left
+
+
+def _in_range(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
+    """NaN fails too: it compares false."""
+    inside = low < value <= high if open_low else low <= value <= high
+    if not inside:
+        left = "(" if open_low else "["
+        raise SettingError(f"{name} is {value}; it must lie in {left}{low}, {high}]")

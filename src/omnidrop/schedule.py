@@ -1,0 +1,117 @@
+"""How many: how many audio and video tokens each decoder layer may lose. Host arithmetic on plain numbers, no tensors.
+
+A schedule is a list p of L shares; layer l drops k_l = floor(p_l * n_l) of the n_l media tokens that enter it, and the last
+layer drops nothing. Counts alone decide, so every shape is known before the GPU starts. Source: paper eq. 3, 4, 6, app. E.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from .errors import SettingError
+
+ROUNDING = 1e-9  # 0.29 * 100 is 28.999999999999996 in binary; a whole number of tokens must not be lost to that
+
+
+def sigmoid(layers: int, *, p_init: float, p_final: float, t_mid: float = 0.5, beta: float = 20.0) -> list[float]:
+    """Progressive layer-wise pruning (eq. 3): p_l rises from p_init to p_final around depth t_mid; denominator L - 2.
+
+    Returns L shares in [0, 1], the last one 0.
+    """
+    _check_shares(p_init=p_init, p_final=p_final)
+    return _by_depth(layers, lambda depth: p_init + (p_final - p_init) / (1.0 + math.exp(-beta * (depth - t_mid))))
+
+
+def exponential(layers: int, *, p_init: float, p_final: float) -> list[float]:
+    """The ablated schedule p_l = p_init * (p_final / p_init)^(l / (L-2)); needs p_init > 0."""
+    _check_shares(p_init=p_init, p_final=p_final)
+    if p_init <= 0:
+        raise SettingError(f"the exponential schedule needs p_init > 0, got {p_init}")
+    return _by_depth(layers, lambda depth: p_init * (p_final / p_init) ** depth)
+
+
+def _by_depth(layers: int, share: Callable[[float], float]) -> list[float]:
+    if layers < 2:
+        raise SettingError(f"a layer-wise schedule needs at least 2 decoder layers, got {layers}")
+    span = max(layers - 2, 1)
+    return [min(max(share(layer / span), 0.0), 1.0) for layer in range(layers - 1)] + [0.0]
+
+
+def _check_shares(**shares: float) -> None:
+    for name, value in shares.items():
+        if not 0.0 <= value <= 1.0:
+            raise SettingError(f"{name} is {value}; it is a share of tokens, in [0, 1]")
+
+
+def drops(shares: Sequence[float], entering: int) -> list[int]:
+    """k_l = floor(p_l * n_l) for every layer, where n_0 = `entering` (eq. 4)."""
+    counts, left = [], entering
+    for share in shares:
+        k = min(math.floor(share * left + ROUNDING), left)
+        counts.append(k)
+        left -= k
+    return counts
+
+
+def retained(drop_counts: Sequence[int], *, entering: int, total: int) -> float:
+    """R, the mean over layers of n_l / total (eq. 6): `entering` of `total` media tokens reach layer 0."""
+    if total == 0:
+        return 1.0
+    left, area = entering, 0
+    for k in drop_counts:
+        area += left
+        left -= k
+    return area / (len(drop_counts) * total)
+
+
+def ideal_retained(shares: Sequence[float], r_0: float) -> float:
+    """R without rounding to whole tokens: the mean of r_l with r_{l+1} = r_l (1 - p_l) (eq. 6)."""
+    left, area = r_0, 0.0
+    for share in shares:
+        area += left
+        left *= 1.0 - share
+    return area / len(shares)
+
+
+def solve(
+    keep: float, *, layers: int, entering: int, total: int, t_mid: float = 0.5, beta: float = 20.0
+) -> list[float]:
+    """The sigmoid schedule whose R is nearest to `keep` for these counts.
+
+    One knob moves the schedule: p_final rises from 0 to 1, with p_init following as in the paper's settings (0 at
+    p_final 0.2, 0.02 at 0.5); where even that keeps too much, p_init rises to 1 as well. R falls steadily along it, so
+    bisection finds the target on the true, rounded counts. The closed form of app. E.2 is an approximation (0.146 instead
+    of 0.18 for 30 %) and is not used. Raises `SettingError` with the reachable range when `keep` lies below
+    entering / (L * total): layer 0 always sees everything that enters.
+    """
+    if not 0.0 < keep <= 1.0:
+        raise SettingError(f"keep is {keep}; it is the share of audio and video tokens that remains, in (0, 1]")
+
+    def at(knob: float) -> list[float]:
+        p_final = min(knob, 1.0)
+        p_init = max(0.0, (p_final - 0.2) / 15.0)
+        p_init += (1.0 - p_init) * max(knob - 1.0, 0.0)
+        return sigmoid(layers, p_init=p_init, p_final=p_final, t_mid=t_mid, beta=beta)
+
+    def measure(knob: float) -> float:
+        return retained(drops(at(knob), entering), entering=entering, total=total)
+
+    if total == 0 or measure(0.0) <= keep:
+        return at(0.0)
+    low, high = 0.0, 2.0
+    if measure(high) > keep + 0.002 + 1.0 / total:
+        raise SettingError(
+            f"keep={keep} cannot be reached: with {layers} layers and {entering} of {total} tokens entering the first one, "
+            f"the layer mean is at least {measure(high):.3f}; keep more, or let the input stage drop more "
+            "(audio_keep, video_keep)"
+        )
+    for _ in range(60):
+        middle = (low + high) / 2
+        if measure(middle) > keep:
+            low = middle
+        else:
+            high = middle
+    return min(
+        (at(low), at(high)), key=lambda p: abs(retained(drops(p, entering), entering=entering, total=total) - keep)
+    )

@@ -1,0 +1,90 @@
+"""How good: what an audio or video token is worth to the question. Pure functions, tensors in, tensors out.
+
+No model, no budget, no cache is known here. Softmax runs in float32 whatever the inputs are, and never is an L x L matrix
+made: only the few rows that ask are multiplied with the keys.
+
+Shapes: H query heads, G key/value heads (H is a multiple of G), Q asking rows, K keys, D head width, T frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding in the half-split form of the Qwen family: x (..., N, D), cos and sin (N, D) -> like x."""
+    half = x.shape[-1] // 2
+    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+    return x * cos + turned * sin
+
+
+def query_attention(queries: Tensor, keys: Tensor, rows: Tensor, *, scale: float, row_chunk: int = 64) -> Tensor:
+    """S_j, the mean post-softmax attention that key j gets from the asking rows and all heads (eq. 5).
+
+    queries (H, Q, D) and keys (G, K, D) carry their positions already; rows (Q,) long is the place of each asking row
+    among the keys: the softmax runs over the whole causal row, keys 0..row. Returns (K,) float32, which sums to 1.
+    Memory is H * row_chunk * K floats.
+    """
+    heads, asking, width = queries.shape
+    groups, length, _ = keys.shape
+    keys = keys.float().transpose(-1, -2)  # (G, D, K)
+    queries = queries.float().reshape(groups, heads // groups, asking, width)
+    place = torch.arange(length, device=keys.device)
+    total = torch.zeros(length, dtype=torch.float32, device=keys.device)
+    for start in range(0, asking, row_chunk):
+        part = queries[:, :, start : start + row_chunk]
+        size = part.shape[2]
+        logits = (part.reshape(groups, -1, width) @ keys).view(groups, -1, size, length) * scale
+        future = place > rows[start : start + row_chunk, None]  # (size, K)
+        weights = logits.masked_fill(future, float("-inf")).softmax(-1)
+        total += weights.sum((0, 1, 2))
+    return total / (heads * asking)
+
+
+def attention_received(
+    queries: Tensor, keys: Tensor, lengths: Sequence[int], *, scale: float, window_chunk: int = 64
+) -> Tensor:
+    """What each frame of an encoder receives inside its own attention window, mean over heads and query rows.
+
+    queries, keys (T, H, D): the frames of all windows in a row; `lengths` are the windows' sizes and sum to T. Returns (T,)
+    float32. Source: OmniZip's audio saliency (arXiv 2511.14582), as the paper's stage 0 uses it (sec. 3.4).
+    """
+    if sum(lengths) != queries.shape[0]:
+        raise ValueError(f"windows of {sum(lengths)} frames for {queries.shape[0]} frames")
+    device = queries.device
+    received = torch.empty(queries.shape[0], dtype=torch.float32, device=device)
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + length)
+    windows = [w for w, length in enumerate(lengths) if length > 0]
+    windows.sort(key=lambda w: lengths[w])  # equal sizes side by side: batched without padding
+    for size, group in _runs(windows, lengths):
+        frames = torch.tensor([starts[w] for w in group])[:, None] + torch.arange(size)
+        frames = frames.to(device)  # (W, size)
+        for part in frames.split(window_chunk):
+            q = queries[part].float().transpose(1, 2)  # (W, H, size, D)
+            k = keys[part].float().permute(0, 2, 3, 1)
+            received[part] = ((q @ k) * scale).softmax(-1).mean((1, 2))
+    return received
+
+
+def _runs(windows: list[int], lengths: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """Group window numbers, sorted by length, into (length, numbers)."""
+    runs: list[tuple[int, list[int]]] = []
+    for window in windows:
+        if not runs or runs[-1][0] != lengths[window]:
+            runs.append((lengths[window], []))
+        runs[-1][1].append(window)
+    return runs
+
+
+def pool_pairs(values: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Average neighbouring frames (0,1), (2,3), ... of each recording, as a stride-2 pooling encoder does.
+
+    values (T,) over recordings of the given lengths; an odd last frame is left out. Returns (sum of length // 2,).
+    """
+    parts = values.split(list(lengths))
+    return torch.cat([part[: len(part) // 2 * 2].reshape(-1, 2).mean(1) for part in parts])

@@ -1,0 +1,86 @@
+"""Which ones: from worth to survivors. Pure functions on index and score tensors; where scores come from is not known.
+
+How many to drop is always a host number, so every result has a shape known in advance and no GPU is waited for. Equal
+values rank by index, the lower index first: the result is the same on every device and in every batch.
+
+Shapes: N media tokens of one sample, k dropped. Indices returned are long and ascending.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .schedule import ROUNDING
+
+
+def keep_highest(scores: Tensor, k: int) -> Tensor:
+    """Drop the k lowest of (N,) scores, the lower index first among equals; return the N - k kept indices."""
+    order = torch.argsort(scores, stable=True)
+    return order[k:].sort().values
+
+
+def keep_diverse(
+    scores: Tensor, chunks: Tensor, k: int, *, max_chunk: int, lambda_div: float, normalize: bool = False
+) -> Tensor:
+    """Temporal diversity score (alg. 1): of the 2k lowest scores, drop the k that are low AND near the peak's chunk.
+
+    scores (N,) float, chunks (N,) long; `max_chunk` is the highest chunk index of the whole sequence. S_TDS = S +
+    lambda_div * |c_max - c| / max_chunk. With `normalize` S is divided by its maximum first: attention over 10k keys is
+    near 1e-4 while lambda * D reaches 0.2, so in the paper's form distance alone decides among the candidates. Returns the
+    N - k kept indices.
+    """
+    n = scores.shape[0]
+    if k == 0:
+        return torch.arange(n, device=scores.device)
+    candidates = torch.argsort(scores, stable=True)[: min(2 * k, n)].sort().values
+    # argmax promises nothing about ties; a stable sort does: the first of the highest
+    peak = torch.argsort(scores, descending=True, stable=True)[:1]
+    worth = scores / scores[peak] if normalize else scores
+    distance = (chunks - chunks[peak]).abs().to(worth.dtype) / max(max_chunk, 1)
+    worth = worth[candidates] + lambda_div * distance[candidates]
+    dropped = candidates[torch.argsort(worth, stable=True)[:k]]
+    keep = torch.ones(n, dtype=torch.int8, device=scores.device)
+    keep[dropped] = 0
+    # survivors in order, their number known: a stable sort instead of nonzero, which would wait for the GPU
+    return torch.argsort(keep, descending=True, stable=True)[: n - k]
+
+
+def temporal_thinning(features: Tensor, frames: int, share: float) -> Tensor:
+    """Temporal token merging (DyCoke's TTM): thin the frames that repeat an earlier one at the same place.
+
+    features (frames * P, D): one video, frame after frame, P tokens each. In every group of 4 frames the first stays
+    whole; frame 1 is compared with 0, 3 with 2, 2 with 0, and each loses its floor(d * P) most similar tokens by cosine,
+    with d such that `share` of a full group remains. A shorter last group follows the same pairs. Returns kept indices
+    into frames * P. Source: arXiv 2411.15024, paper app. A.
+    """
+    tokens = features.shape[0] // max(frames, 1)
+    drop = math.floor(thinning_drop(share) * tokens + ROUNDING)
+    if drop == 0 or frames < 2:
+        return torch.arange(features.shape[0], device=features.device)
+    grid = torch.nn.functional.normalize(features.float(), dim=-1, eps=1e-12).view(frames, tokens, -1)
+    place = torch.arange(tokens, device=features.device)
+    kept = []
+    for frame in range(frames):
+        within = frame % 4
+        if within == 0:
+            kept.append(frame * tokens + place)
+            continue
+        reference = frame - (1 if within in (1, 3) else 2)
+        novelty = -(grid[frame] * grid[reference]).sum(-1)
+        kept.append(frame * tokens + keep_highest(novelty, drop))
+    return torch.cat(kept)
+
+
+def thinning_drop(share: float) -> float:
+    """Drop rate of the three non-anchor frames of a group such that `share` of all four remains (0.4 -> 0.8)."""
+    return 1.0 - (4.0 * share - 1.0) / 3.0
+
+
+def count_thinned(frames: int, tokens: int, share: float) -> int:
+    """How many tokens `temporal_thinning` keeps of `frames` grids of `tokens`: counts alone decide."""
+    drop = math.floor(thinning_drop(share) * tokens + ROUNDING)
+    anchors = math.ceil(frames / 4)
+    return frames * tokens - (frames - anchors) * drop

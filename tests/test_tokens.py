@@ -1,0 +1,105 @@
+"""Who is where: layouts checked against the prompts' own ground truth, for both families, batches and copies."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import CLIPS, MEDIA, model_of
+from prompts import Video, batch, prompt
+from tiny import Ids
+
+import omnidrop
+from omnidrop import InputError, Modality, SettingError, TokenLayout, tokens
+
+
+@pytest.mark.parametrize("clips", CLIPS)
+@pytest.mark.parametrize("family", ["qwen2_5", "qwen3"])
+def test_layout_is_the_prompts_own(family, clips):
+    made = prompt(family, MEDIA[clips])
+    got = omnidrop.layout(model_of(family), made.inputs)
+    for name in ("modality", "chunk", "item", "frame"):
+        assert getattr(got, name)[0].tolist() == getattr(made, name).tolist(), name
+    assert got.valid.all() and got.query[0].any()
+    assert torch.isnan(got.second[0][made.modality == 0]).all() and (got.second[0][made.modality > 0] >= 0).all()
+
+
+def test_batch_rows_are_the_single_layouts():
+    model = model_of("qwen2_5")
+    rows = [prompt("qwen2_5", MEDIA[name], seed=i) for i, name in enumerate(("video", "three videos", "one grid"))]
+    got = omnidrop.layout(model, batch(rows))
+    for b, row in enumerate(rows):
+        alone = omnidrop.layout(model, row.inputs)
+        shift = got.shape[1] - row.length
+        assert got.valid[b].sum() == row.length and not got.valid[b, :shift].any()
+        for name in ("modality", "chunk", "item", "frame", "query"):
+            assert torch.equal(getattr(got, name)[b, shift:], getattr(alone, name)[0]), name
+
+
+def test_copies_of_a_prompt_share_their_media():
+    model, made = model_of("qwen2_5"), prompt("qwen2_5", MEDIA["three videos"])
+    inputs = dict(made.inputs)
+    inputs["input_ids"] = inputs["input_ids"].repeat_interleave(3, 0)
+    inputs["attention_mask"] = inputs["attention_mask"].repeat_interleave(3, 0)
+    got = omnidrop.layout(model, inputs)
+    for name in ("chunk", "item", "frame"):
+        for b in range(3):
+            assert getattr(got, name)[b].tolist() == getattr(made, name).tolist()
+
+
+def test_seconds_follow_the_clip():
+    made = prompt("qwen2_5", (Video(6.0),))
+    got = omnidrop.layout(model_of("qwen2_5"), made.inputs)
+    video = got.second[0][made.modality == Modality.VIDEO]
+    audio = got.second[0][made.modality == Modality.AUDIO]
+    assert video.unique().tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert audio[:3].tolist() == pytest.approx([0.0, 0.04, 0.08])
+
+
+@pytest.mark.parametrize("query", ["after_media", "question", "last"])
+def test_query_rows(query, monkeypatch):
+    made = prompt("qwen2_5", MEDIA["video"])
+    monkeypatch.setattr(model_of("qwen2_5").config, "eos_token_id", int(Ids.IM_END), raising=False)
+    got = omnidrop.layout(model_of("qwen2_5"), made.inputs, query=query).query[0]
+    last_media = int(torch.where(made.modality != 0)[0][-1])
+    want = {
+        "after_media": torch.arange(made.length) > last_media,
+        "question": made.question,
+        "last": torch.arange(made.length) == made.length - 1,
+    }[query]
+    assert torch.equal(got, want)
+
+
+def test_a_question_before_the_media_falls_to_the_header():
+    made = prompt("qwen2_5", MEDIA["video"], question_first=True)
+    got = omnidrop.layout(model_of("qwen2_5"), made.inputs).query[0]
+    assert got.any() and not (got & made.question).any()
+    ends = made.inputs["input_ids"][:, : int(torch.where(made.modality != 0)[0][-1]) + 1]
+    assert int(ends[0, -1]) in (Ids.AUDIO, Ids.VIDEO)
+    cut = tokens.build(  # a prompt that ends with its media: the last token asks
+        ends, None, omnidrop.models.adapt(model_of("qwen2_5")).vocabulary,
+        omnidrop.models.adapt(model_of("qwen2_5")).sizes_of(made.inputs),
+    )  # fmt: skip
+    assert cut.query[0].nonzero().flatten().tolist() == [ends.shape[1] - 1]
+
+
+def test_errors():
+    model, made = model_of("qwen2_5"), prompt("qwen2_5", MEDIA["video"])
+    short = {**made.inputs, "input_ids": made.inputs["input_ids"][:, :-40]}
+    del short["attention_mask"]
+    with pytest.raises(InputError, match="placeholder tokens, but"):
+        omnidrop.layout(model, short)
+    with pytest.raises(InputError, match="no input_ids"):
+        omnidrop.layout(model, {})
+    with pytest.raises(SettingError, match="choose one of 'after_media', 'question', 'last'"):
+        omnidrop.layout(model, made.inputs, query="all")
+    with pytest.raises(InputError, match="end-of-turn token"):  # these random models name none
+        omnidrop.layout(model, made.inputs, query="question")
+    with pytest.raises(SettingError, match="bool tensor of shape"):
+        omnidrop.layout(model, made.inputs, query=torch.ones(1, 3))
+
+
+def test_json_round_trip():
+    layout = omnidrop.layout(model_of("qwen2_5"), prompt("qwen2_5", MEDIA["mixed"]).inputs)
+    again = TokenLayout.from_json(layout.to_json())
+    for name in ("modality", "chunk", "second", "query", "valid", "item", "frame"):
+        torch.testing.assert_close(getattr(again, name), getattr(layout, name), equal_nan=True)
