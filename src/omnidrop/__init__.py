@@ -17,6 +17,10 @@ _HOMES = {
     "prune": "runtime",
     "OmniDrop": "methods",
     "Method": "methods",
+    "Random": "methods",
+    "Uniform": "methods",
+    "FastV": "methods",
+    "Cutoff": "methods",
     "Trace": "trace",
     "Cost": "trace",
     "TokenLayout": "tokens",
@@ -32,17 +36,35 @@ _HOMES = {
 }
 _ROOMS = ("errors", "tokens", "schedule", "score", "select", "trace", "methods", "models", "runtime", "media", "prompt")
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOMES]
 
-if TYPE_CHECKING:
-    from . import errors, media, prompt, schedule, score, select, tokens
-    from .errors import InputError, MediaError, ModelError, OmnidropError, SettingError
-    from .methods import Method, OmniDrop
-    from .models import layout
-    from .prompt import build, load
-    from .runtime import prune
-    from .tokens import Modality, TokenLayout
-    from .trace import Cost, Trace
+if TYPE_CHECKING:  # for editors and type checkers: what `__getattr__` finds
+    from . import errors as errors
+    from . import media as media
+    from . import prompt as prompt
+    from . import schedule as schedule
+    from . import score as score
+    from . import select as select
+    from . import tokens as tokens
+    from .errors import InputError as InputError
+    from .errors import MediaError as MediaError
+    from .errors import ModelError as ModelError
+    from .errors import OmnidropError as OmnidropError
+    from .errors import SettingError as SettingError
+    from .methods import Cutoff as Cutoff
+    from .methods import FastV as FastV
+    from .methods import Method as Method
+    from .methods import OmniDrop as OmniDrop
+    from .methods import Random as Random
+    from .methods import Uniform as Uniform
+    from .models import layout as layout
+    from .prompt import build as build
+    from .prompt import load as load
+    from .runtime import prune as prune
+    from .tokens import Modality as Modality
+    from .tokens import TokenLayout as TokenLayout
+    from .trace import Cost as Cost
+    from .trace import Trace as Trace
 
 
 def __getattr__(name: str) -> Any:

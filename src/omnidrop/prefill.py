@@ -36,6 +36,7 @@ class Prefill:
 
     method: Method
     layout: TokenLayout
+    keys: list[int]  # one per row, see `InputView.key`
     layers: int
     device: torch.device
     followed: list[list[Tensor]] | None = None  # [layer][row] positions of an earlier decision to repeat
@@ -128,6 +129,7 @@ class Prefill:
             item=item.to(self.device),
             frame=frame.to(self.device),
             chunk=self.chunk[b][positions],
+            key=self.keys[b],
             features=embeds[positions.to(embeds.device)].to(self.device),
             runs=runs,
             audio_saliency=saliency,
@@ -180,6 +182,7 @@ class Prefill:
             layers=self.layers,
             modality=self.modality[b][media_positions],
             chunk=self.chunk[b][media_positions],
+            key=self.keys[b],
             max_chunk=self.max_chunks[b],
             attention=attention,
         )

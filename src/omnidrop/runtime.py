@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 from weakref import WeakSet
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -272,6 +273,9 @@ class _Session:
         prefill = Prefill(
             method=self.method,
             layout=layout,
+            keys=[
+                crc32(ids[real].numpy().tobytes()) for ids, real in zip(call.input_ids.cpu(), layout.valid, strict=True)
+            ],
             layers=len(self.layers),
             device=embeds.device,
             followed=self.decision.kept if again and self.decision else None,

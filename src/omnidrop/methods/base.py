@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..errors import SettingError
 from ..tokens import Modality
 
 
@@ -26,6 +27,7 @@ class InputView:
     frame: Tensor  # (N,) long, temporal grid of a video token
     chunk: Tensor  # (N,) long
     features: Tensor  # (N, D), the encoders' outputs as the decoder would read them
+    key: int  # a number that tells this prompt's text from another's, the same in every batch
     runs: Sequence[tuple[int, int, int, int]]  # (modality, item, tokens, frames) of every clip, known on the host
     audio_saliency: Tensor | None  # (number of audio tokens,) float32, if the method asked for it
 
@@ -38,6 +40,7 @@ class LayerView:
     layers: int  # depth of the decoder
     modality: Tensor  # (n,) long
     chunk: Tensor  # (n,) long
+    key: int  # as in `InputView`
     max_chunk: int  # highest chunk index of the whole prompt
     attention: Callable[[], Tensor]  # computes S of eq. 5, (n,) float32; pay only if you call
 
@@ -89,3 +92,11 @@ class Method(ABC):
     def to_json(self) -> dict[str, Any]:
         """Name and settings, for traces and results."""
         return {"name": type(self).__name__, **asdict(self)}
+
+
+def check_range(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
+    """Raise `SettingError` unless low <= value <= high (low < value with `open_low`). NaN fails: it compares false."""
+    inside = low < value <= high if open_low else low <= value <= high
+    if not inside:
+        left = "(" if open_low else "["
+        raise SettingError(f"{name} is {value}; it must lie in {left}{low}, {high}]")

@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import schedule, select
 from ..errors import SettingError
 from ..tokens import QUERIES, Modality
-from .base import Budget, InputView, LayerView, Method
+from .base import Budget, InputView, LayerView, Method, check_range
 
 HEADROOM = 4 / 3  # with `keep`, the input stage leaves at least this many times keep: room for the decoder to choose
 
@@ -57,16 +57,16 @@ class OmniDrop(Method):
                 f"keep={self.keep} and {' and '.join(explicit)} exclude each other: give keep alone, or keep=None with both"
             )
         if self.keep is not None:
-            _in_range("keep", self.keep, 0.0, 1.0, open_low=True)
+            check_range("keep", self.keep, 0.0, 1.0, open_low=True)
         for name in explicit:
-            _in_range(name, getattr(self, name), 0.0, 1.0)
-        _in_range("audio_keep", self.audio_keep, 0.0, 1.0, open_low=True)
-        _in_range("video_keep", self.video_keep, 0.25, 1.0)  # one anchor frame of four stays whole
-        _in_range("t_mid", self.t_mid, 0.0, 1.0)
-        _in_range("lambda_div", self.lambda_div, 0.0, math.inf)
-        _in_range("beta", self.beta, 0.0, math.inf)
+            check_range(name, getattr(self, name), 0.0, 1.0)
+        check_range("audio_keep", self.audio_keep, 0.0, 1.0, open_low=True)
+        check_range("video_keep", self.video_keep, 0.25, 1.0)  # one anchor frame of four stays whole
+        check_range("t_mid", self.t_mid, 0.0, 1.0)
+        check_range("lambda_div", self.lambda_div, 0.0, math.inf)
+        check_range("beta", self.beta, 0.0, math.inf)
         if self.tds_start is not None:
-            _in_range("tds_start", self.tds_start, 0, math.inf)
+            check_range("tds_start", self.tds_start, 0, math.inf)
         if self.query not in QUERIES:
             raise SettingError(f"query is {self.query!r}; choose one of {', '.join(map(repr, QUERIES))}")
         if self.images not in ("keep", "prune"):
@@ -177,11 +177,3 @@ def _input_count(runs, audio_keep: float, video_keep: float) -> int:
         else:
             left += tokens
     return left
-
-
-def _in_range(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
-    """NaN fails too: it compares false."""
-    inside = low < value <= high if open_low else low <= value <= high
-    if not inside:
-        left = "(" if open_low else "["
-        raise SettingError(f"{name} is {value}; it must lie in {left}{low}, {high}]")
