@@ -1,4 +1,4 @@
-"""The house's rules that a reader cannot see from one file: imports point down, importing is cheap, nothing is printed."""
+"""The house's rules that no single file shows: imports point down, importing is cheap and silent."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ ORDER = [
     "models",
     "prefill",
     "cache",
+    "call",
+    "cut",
     "runtime",
     "media",
     "prompt",

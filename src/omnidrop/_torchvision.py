@@ -29,7 +29,7 @@ def ensure_importable() -> None:
     import torch
 
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except ImportError:
         return
     except RuntimeError as error:

@@ -1,7 +1,7 @@
 """What shorter sequences do to key/value lengths and masks.
 
-After a pruned prefill every layer's cache holds another number of entries, while the prompt's logical length, from which
-`generate` slices ids and counts positions, is unchanged. `PrunedLayer` keeps both: it answers length questions
+After a pruned prefill every layer's cache holds another number of entries, while the prompt's logical length, from
+which `generate` slices ids and counts positions, is unchanged. `PrunedLayer` keeps both: it answers length questions
 logically, stores physically, and remembers which position each prompt entry stands for. It knows nothing of methods.
 
 Shapes: B batch, P prompt entries kept in this layer (the widest row), T entries appended since.
@@ -69,7 +69,7 @@ class PrunedLayer(DynamicLayer):
         super().reset()
         self.positions, self.prompt = self.positions[:, :0], 0
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)
         self.positions = self.positions.index_select(0, beam_idx.to(self.positions.device))
 
@@ -103,7 +103,11 @@ def causal_mask(config: Any, hidden: Tensor, valid: Tensor | None, past: int = 0
     `valid` (B, past + Q) bool marks real entries; None when all are (then backends that can go without a mask do).
     """
     return create_causal_mask(
-        config=config, inputs_embeds=hidden, attention_mask=valid, past_key_values=_Past(past), layer_idx=0
+        config=config,
+        inputs_embeds=hidden,
+        attention_mask=valid,
+        past_key_values=_Past(past),  # type: ignore[arg-type]
+        layer_idx=0,
     )
 
 

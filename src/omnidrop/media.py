@@ -252,8 +252,8 @@ def _pictures(
         )
     if (exact or damaged) and len(shown) < 0.9 * len(targets):
         raise MediaError(
-            f"{name} is damaged: only {end:.1f} of its {length:.1f} seconds could be decoded; download it again, or cut "
-            f"it to the part that plays (ffmpeg -i in -t {end:.0f} out.mp4)"
+            f"{name} is damaged: only {end:.1f} of its {length:.1f} seconds could be decoded; download it again, or "
+            f"cut it to the part that plays (ffmpeg -i in -t {end:.0f} out.mp4)"
         )
     progress("pictures", length, length)
     if len(shown) < len(targets):
@@ -348,7 +348,7 @@ def _shown(
             if pending is None:  # the video is over: its last picture stays for its own duration, no longer
                 own = float((current.duration or 0) * (current.time_base or 0))
                 end = now + max(own, 1 / native if native else 0.0)
-                if target >= end + TIMESTAMP_SLACK:
+                if target >= end - TIMESTAMP_SLACK:
                     break
             if result and result[-1][0] == now:
                 result.append(result[-1])
@@ -392,7 +392,7 @@ def _sound(name: str, index: int, origin: float, sample_rate: int, progress: Pro
         stream = container.streams[index]
         if stream.codec_context is None:
             raise MediaError(f"{name} holds sound that no installed decoder reads; convert it (ffmpeg -c:a aac)")
-        length, _ = _length(container, stream, origin)
+        length, exact = _length(container, stream, origin)
         decoder = _Decoder(container, stream)
         samples = np.empty(int((length + 1) * sample_rate), np.float32)  # grown below where a file says too little
         filled, skip, first, resampler = 0, 0, True, None
@@ -431,9 +431,9 @@ def _sound(name: str, index: int, origin: float, sample_rate: int, progress: Pro
         if resampler is not None:
             take(resampler.resample(None))
         decoded = filled / sample_rate
-        if decoder.damaged and decoded < 0.9 * length:
+        if (exact or decoder.damaged) and decoded < 0.9 * length - 1:
             raise MediaError(
-                f"the sound of {name} is damaged: only {decoded:.1f} of its {length:.1f} seconds could be decoded; download "
-                "or convert the file again, or leave its sound out"
+                f"the sound of {name} is damaged: only {decoded:.1f} of its {length:.1f} seconds could be decoded; "
+                "download or convert the file again, or leave its sound out"
             )
     return samples[:filled]

@@ -1,7 +1,7 @@
 """One pruned prefill: the rows on their way through the decoder, and what each layer boundary does to them.
 
-What it is: the bookkeeping between a method (which tokens?) and the runtime (when?). What it is not: it registers no hook
-and touches no module; the runtime calls `enter` once, then `leave(l)` after each layer.
+What it is: the bookkeeping between a method (which tokens?) and the runtime (when?). What it is not: it registers no
+hook and touches no module; the runtime calls `enter` once, then `leave(l)` after each layer.
 
 Shapes: B batch, L prompt, K width of the widest row at the moment, D model width, N prunable tokens of a row.
 """
@@ -9,6 +9,7 @@ Shapes: B batch, L prompt, K width of the widest row at the moment, D model widt
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ class Prefill:
             row.to(self.device)
             self.rows.append(row)
         self.totals = [len(row.media) for row in self.rows]
-        self.max_chunks = [max(layout.chunk[b].max().item(), 0) for b in range(len(self.rows))]
+        self.max_chunks = [max(int(layout.chunk[b].max()), 0) for b in range(len(self.rows))]
         self.modality, self.chunk = layout.modality.to(self.device), layout.chunk.to(self.device)
 
     @property
@@ -85,7 +86,7 @@ class Prefill:
         `saliency` (audio tokens of the batch,) float32. Returns None when the method drops nothing anywhere in this
         prompt: then the prefill must be left alone.
         """
-        heard, choices = 0, []
+        heard, choices = 0, list[Tensor | None]()
         for b, total in enumerate(self.totals):
             sound = int((self.layout.valid[b] & (self.layout.modality[b] == Modality.AUDIO)).sum())
             if self.followed is not None:
@@ -110,7 +111,7 @@ class Prefill:
     def _plan(self, b: int, entering: int) -> list[int]:
         if self.followed is not None:
             sizes = [len(layer[b]) for layer in self.followed]
-            return [before - after for before, after in zip(sizes, sizes[1:], strict=False)] + [0]
+            return [before - after for before, after in pairwise(sizes)] + [0]
         if not self.totals[b]:
             return [0] * self.layers
         return self.method.plan(Budget(layers=self.layers, total=self.totals[b], entering=entering))

@@ -57,10 +57,9 @@ def load(
             f"no folder {source}; give the folder of a saved model, or a hub id such as Qwen/Qwen2.5-Omni-3B"
         )
     if isinstance(dtype, str) and dtype != "auto":
-        named = getattr(torch, dtype, None)
-        if not isinstance(named, torch.dtype):
+        if dtype not in ("float32", "bfloat16", "float16"):
             raise SettingError(f"dtype is {dtype!r}; choose float32, bfloat16, float16 or auto")
-        dtype = named
+        dtype = getattr(torch, dtype)
     if dtype is None:
         dtype = torch.float32 if name_or_path is None else "auto"
     if device is None:
@@ -72,6 +71,10 @@ def load(
             f"no model at {source}: {_first_line(error)}; give a folder with a config.json, or a hub id that this "
             "machine can reach or has in its cache"
         ) from error
+    if not config:
+        raise ModelError(
+            f"no model at {source}: there is no config.json; give the folder of a saved model, or a hub id"
+        )
     kind = config.get("model_type")
     if kind not in CLASSES:
         raise ModelError(f"{source} is a model of type {kind!r}; supported: {', '.join(CLASSES)}")
@@ -185,8 +188,8 @@ def _assemble(processor: Any, text: str, pieces: list[Any]) -> Any:
     found = [i for i, token in enumerate(ids) if token in placeholders]
     if len(found) != len(pieces):
         raise InputError(
-            f"the prompt holds {len(found)} media placeholders for {len(pieces)} clips: the question or the system text "
-            f"must not contain {processor.image_token}, {processor.audio_token} or {processor.video_token}"
+            f"the prompt holds {len(found)} media placeholders for {len(pieces)} clips: the question or the system "
+            f"text must not contain {processor.image_token}, {processor.audio_token} or {processor.video_token}"
         )
     joined: list[int] = []
     done = 0

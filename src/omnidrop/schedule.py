@@ -1,7 +1,8 @@
 """How many: how many audio and video tokens each decoder layer may lose. Host arithmetic on plain numbers, no tensors.
 
-A schedule is a list p of L shares; layer l drops k_l = floor(p_l * n_l) of the n_l media tokens that enter it, and the last
-layer drops nothing. Counts alone decide, so every shape is known before the GPU starts. Source: paper eq. 3, 4, 6, app. E.
+A schedule is a list p of L shares; layer l drops k_l = floor(p_l * n_l) of the n_l media tokens that enter it, and the
+last layer drops nothing. Counts alone decide, so every shape is known before the GPU starts. Source: paper eq. 3, 4,
+6, app. E.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ def solve(
 
     One knob moves the schedule: p_final rises from 0 to 1, with p_init following as in the paper's settings (0 at
     p_final 0.2, 0.02 at 0.5); where even that keeps too much, p_init rises to 1 as well. R falls steadily along it, so
-    bisection finds the target on the true, rounded counts. The closed form of app. E.2 is an approximation (0.146 instead
-    of 0.18 for 30 %) and is not used. Raises `SettingError` with the reachable range when `keep` lies below
+    bisection finds the target on the true, rounded counts. The closed form of app. E.2 is an approximation (0.146
+    instead of 0.18 for 30 %) and is not used. Raises `SettingError` with the reachable range when `keep` lies below
     entering / (L * total): layer 0 always sees everything that enters.
     """
     if not 0.0 < keep <= 1.0:
@@ -102,8 +103,8 @@ def solve(
     low, high = 0.0, 2.0
     if measure(high) > keep + 0.002 + 1.0 / total:
         raise SettingError(
-            f"keep={keep} cannot be reached: with {layers} layers and {entering} of {total} tokens entering the first one, "
-            f"the layer mean is at least {measure(high):.3f}; keep more, or let the input stage drop more "
+            f"keep={keep} cannot be reached: with {layers} layers and {entering} of {total} tokens entering the "
+            f"first one, the layer mean is at least {measure(high):.3f}; keep more, or let the input stage drop more "
             "(audio_keep, video_keep)"
         )
     for _ in range(60):

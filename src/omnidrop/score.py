@@ -1,7 +1,7 @@
 """How good: what an audio or video token is worth to the question. Pure functions, tensors in, tensors out.
 
-No model, no budget, no cache is known here. Softmax runs in float32 whatever the inputs are, and never is an L x L matrix
-made: only the few rows that ask are multiplied with the keys.
+No model, no budget, no cache is known here. Softmax runs in float32 whatever the inputs are, and never is an L x L
+matrix made: only the few rows that ask are multiplied with the keys.
 
 Shapes: H query heads, G key/value heads (H is a multiple of G), Q asking rows, K keys, D head width, T frames.
 """
@@ -49,8 +49,8 @@ def attention_received(
 ) -> Tensor:
     """What each frame of an encoder receives inside its own attention window, mean over heads and query rows.
 
-    queries, keys (T, H, D): the frames of all windows in a row; `lengths` are the windows' sizes and sum to T. Returns (T,)
-    float32. Source: OmniZip's audio saliency (arXiv 2511.14582), as the paper's stage 0 uses it (sec. 3.4).
+    queries, keys (T, H, D): the frames of all windows in a row; `lengths` are the windows' sizes and sum to T. Returns
+    (T,) float32. Source: OmniZip's audio saliency (arXiv 2511.14582), as the paper's stage 0 uses it (sec. 3.4).
     """
     if sum(lengths) != queries.shape[0]:
         raise ValueError(f"windows of {sum(lengths)} frames for {queries.shape[0]} frames")

@@ -29,8 +29,8 @@ def keep_diverse(
 
     scores (N,) float, chunks (N,) long; `max_chunk` is the highest chunk index of the whole sequence. S_TDS = S +
     lambda_div * |c_max - c| / max_chunk. With `normalize` S is divided by its maximum first: attention over 10k keys is
-    near 1e-4 while lambda * D reaches 0.2, so in the paper's form distance alone decides among the candidates. Returns the
-    N - k kept indices.
+    near 1e-4 while lambda * D reaches 0.2, so in the paper's form distance alone decides among the candidates. Returns
+    the N - k kept indices.
     """
     n = scores.shape[0]
     if k == 0:
@@ -52,9 +52,9 @@ def temporal_thinning(features: Tensor, frames: int, share: float) -> Tensor:
     """Temporal token merging (DyCoke's TTM): thin the frames that repeat an earlier one at the same place.
 
     features (frames * P, D): one video, frame after frame, P tokens each. In every group of 4 frames the first stays
-    whole; frame 1 is compared with 0, 3 with 2, 2 with 0, and each loses its floor(d * P) most similar tokens by cosine,
-    with d such that `share` of a full group remains. A shorter last group follows the same pairs. Returns kept indices
-    into frames * P. Source: arXiv 2411.15024, paper app. A.
+    whole; frame 1 is compared with 0, 3 with 2, 2 with 0, and each loses its floor(d * P) most similar tokens by
+    cosine, with d such that `share` of a full group remains. A shorter last group follows the same pairs. Returns kept
+    indices into frames * P. Source: arXiv 2411.15024, paper app. A.
     """
     tokens = features.shape[0] // max(frames, 1)
     drop = math.floor(thinning_drop(share) * tokens + ROUNDING)

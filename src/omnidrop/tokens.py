@@ -1,8 +1,8 @@
 """Who is where: for every position of a prompt its modality, its second, its 2 s chunk, and whether it asks.
 
 What it is: plain tensors computed once per prompt from token ids and sizes, on the CPU, before the model runs.
-What it is not: it knows no model class and no pruning method. (`omnidrop.layout` is the function of the public face that
-fills one for a model, hence this file's name.)
+What it is not: it knows no model class and no pruning method. (`omnidrop.layout` is the function of the public face
+that fills one for a model, hence this file's name.)
 
 Shapes: B batch, L sequence. Source: paper sec. 2.1 (chunks of 2 s, video tokens then audio tokens), eq. 5 (query rows).
 """
@@ -102,8 +102,8 @@ def build(
 ) -> TokenLayout:
     """Fill a `TokenLayout` from (B, L) token ids.
 
-    `query` is one of `QUERIES`, or an explicit (B, L) bool mask of the rows that ask. Raises `InputError` when the number
-    of placeholders does not match the media, or a clip is spread over two rows.
+    `query` is one of `QUERIES`, or an explicit (B, L) bool mask of the rows that ask. Raises `InputError` when the
+    number of placeholders does not match the media, or a clip is spread over two rows.
     """
     input_ids = input_ids.cpu()
     valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.cpu().bool()
@@ -167,7 +167,7 @@ def _items_by_row(row_tokens: list[int], item_tokens: list[int], kind: Modality)
         if left or any(tokens != row_tokens[row] for tokens in row_tokens[row : row + copies]):
             raise InputError(
                 f"the {name} inputs do not come in the order of their prompts: a clip would be spread over two of them "
-                "(generation with beams reorders the clips of a prompt that has several; ask for one sequence at a time)"
+                "(beams and several return sequences reorder the clips of a prompt that has several; ask for one)"
             )
         order += list(range(start, next_item)) * copies
     return order
@@ -186,13 +186,12 @@ def _chunks(
             if kind == Modality.AUDIO and number in owned:
                 continue
             opening = input_ids[row, max(start - 2, 0) : start].tolist()
-            if kind == Modality.VIDEO and None not in (vocabulary.vision_start, vocabulary.audio_start):
-                if opening == [vocabulary.vision_start, vocabulary.audio_start]:
-                    later = (modality[row] == Modality.AUDIO) & (torch.arange(len(mine)) > start)
-                    if later.any():
-                        sound = int(item[row][later][0])
-                        owned.add(sound)
-                        mine = mine | ((modality[row] == Modality.AUDIO) & (item[row] == sound))
+            heard = modality[row] == Modality.AUDIO
+            later = heard & (torch.arange(len(mine)) > start)
+            if kind == Modality.VIDEO and opening == [vocabulary.vision_start, vocabulary.audio_start] and later.any():
+                sound = int(item[row][later][0])
+                owned.add(sound)
+                mine = mine | (heard & (item[row] == sound))
             clips.append(mine)
         base = 0
         for mine in clips:
@@ -237,7 +236,8 @@ def _query_rows(
     if query == "question":
         if not vocabulary.end_of_turn:
             raise InputError(
-                "query='question' needs the model's end-of-turn token, and its configuration names none; use 'after_media'"
+                "query='question' needs the model's end-of-turn token, and its configuration names none; "
+                "use 'after_media'"
             )
         ends = after & torch.isin(input_ids, torch.tensor(sorted(vocabulary.end_of_turn)))
         first_end = torch.where(ends, position, input_ids.shape[1]).min(1, keepdim=True).values

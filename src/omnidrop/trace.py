@@ -154,7 +154,7 @@ class Trace:
 
     @property
     def flops(self) -> Cost:
-        """Floating-point operations of the decoder layers in this prefill (2 per multiply-add; encoders, head apart)."""
+        """Floating-point operations of the decoder layers in this prefill: 2 per multiply-add; no encoders, no head."""
         shape = self.record.shape
         pruned = sum(shape.layer_flops(len(row)) for layer in self.record.kept for row in layer)
         full = sum(shape.layers * shape.layer_flops(int(n)) for n in self.layout.valid.sum(1))
@@ -176,7 +176,7 @@ class Trace:
         return {stage: timer.seconds for stage, timer in self.record.timers.items() if timer.seconds is not None}
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain lists and numbers. The derived numbers are written too, so that a file reads by itself."""
+        """Everything as plain lists and numbers; the derived numbers too, so that a file reads by itself."""
         record = self.record
         return {
             "format": "omnidrop.trace",
@@ -214,7 +214,8 @@ class Trace:
         """Inverse of `to_json`."""
         if document.get("format") != "omnidrop.trace" or document.get("version") != VERSION:
             raise InputError(
-                f"not a trace of version {VERSION}: format {document.get('format')!r}, version {document.get('version')!r}"
+                f"not a trace of version {VERSION}: "
+                f"format {document.get('format')!r}, version {document.get('version')!r}"
             )
         record = Record(
             layout=TokenLayout.from_json(document["layout"]),

@@ -25,13 +25,13 @@ METHODS: dict[str, type[Method]] = {
 def parse(text: str, **defaults: Any) -> Method:
     """A method from its name and settings in words: `parse("omnidrop:lambda_div=0,query=last", keep=0.3)`.
 
-    Values are read as the field's kind: numbers, true/false, none, else words. `defaults` fill fields that the method has
-    and the text does not set. Raises `SettingError` for an unknown method or setting.
+    Values are read as the field's kind: numbers, true/false, none, else words. `defaults` fill fields that the method
+    has and the text does not set. Raises `SettingError` for an unknown method or setting.
     """
     name, _, rest = text.partition(":")
     if name not in METHODS:
         raise SettingError(f"there is no method {name!r}; choose one of {', '.join(METHODS)}")
-    known = {spec.name for spec in fields(METHODS[name])}  # type: ignore[arg-type]
+    known = {spec.name for spec in fields(METHODS[name])}
     settings = {field: value for field, value in defaults.items() if field in known}
     for part in filter(None, rest.split(",")):
         field, equals, value = (piece.strip() for piece in part.partition("="))

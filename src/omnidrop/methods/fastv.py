@@ -1,8 +1,8 @@
 """FastV (arXiv 2403.06764, ECCV 2024): one shot after an early layer, by the attention of the last token.
 
-S_j = mean over heads of Attn_{last -> j} in layer K; the lowest tokens leave after it, and all later layers see the rest.
-Differs from the authors' code: audio and video are ranked together (theirs has images only), tokens really leave the
-cache (their default only masks them), and scores need no eager attention.
+S_j = mean over heads of Attn_{last -> j} in layer K; the lowest tokens leave after it, and all later layers see the
+rest. Differs from the authors' code: audio and video are ranked together (theirs has images only), tokens really leave
+the cache (their default only masks them), and scores need no eager attention.
 """
 
 from __future__ import annotations

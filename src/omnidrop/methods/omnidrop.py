@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,9 +26,9 @@ HEADROOM = 4 / 3  # with `keep`, the input stage leaves at least this many times
 class OmniDrop(Method):
     """The method's settings. Either `keep`, or `keep=None` with `p_init` and `p_final`. Raises `SettingError`.
 
-    With `keep` the schedule is solved for the depth of the model and the tokens that really enter, and the input stage is
-    loosened where it would take more than `keep` allows (r_0 >= 4/3 keep; the paper's 30 % setting has 3/2): `keep=1.0`
-    drops nothing at all. With explicit shares both stages do exactly what they are told.
+    With `keep` the schedule is solved for the depth of the model and the tokens that really enter, and the input stage
+    is loosened where it would take more than `keep` allows (r_0 >= 4/3 keep; the paper's 30 % setting has 3/2):
+    `keep=1.0` drops nothing at all. With explicit shares both stages do exactly what they are told.
     """
 
     keep: float | None = 0.3  # R: mean over layers of the share of audio and video tokens that remains
@@ -54,7 +53,8 @@ class OmniDrop(Method):
             )
         if self.keep is not None and explicit:
             raise SettingError(
-                f"keep={self.keep} and {' and '.join(explicit)} exclude each other: give keep alone, or keep=None with both"
+                f"keep={self.keep} and {' and '.join(explicit)} exclude each other: "
+                "give keep alone, or keep=None with both"
             )
         if self.keep is not None:
             check_range("keep", self.keep, 0.0, 1.0, open_low=True)
@@ -74,7 +74,7 @@ class OmniDrop(Method):
 
     @classmethod
     def paper(cls, size: str, percent: int) -> OmniDrop:
-        """The four settings of the paper (sec. 4): size "7b" or "3b", 30 or 20 percent of the tokens, mean over layers."""
+        """The paper's four settings (sec. 4): size "7b" or "3b", 30 or 20 percent as mean over layers."""
         settings = {
             ("7b", 30): {"p_init": 0.0, "p_final": 0.2, "tds_start": 14},
             ("7b", 20): {"p_init": 0.02, "p_final": 0.5, "tds_start": 14},
@@ -118,7 +118,7 @@ class OmniDrop(Method):
         return torch.cat(kept).sort().values
 
     def _loosened(self, runs) -> tuple[float, float]:
-        """(audio_keep, video_keep) as used: with `keep`, both drop shares shrink by one factor until r_0 >= 4/3 keep."""
+        """(audio_keep, video_keep) as used: with `keep`, one factor shrinks both drop shares until r_0 >= 4/3 keep."""
         if self.keep is None:
             return self.audio_keep, self.video_keep
         total = sum(tokens for _, _, tokens, _ in runs)
@@ -140,10 +140,13 @@ class OmniDrop(Method):
     # stage 1 -------------------------------------------------------------------------------------------------------
 
     def plan(self, budget: Budget) -> list[int]:
-        curve = partial(schedule.solve, self.keep, entering=budget.entering, total=budget.total)
-        if self.keep is None:
-            curve = partial(schedule.sigmoid, p_init=self.p_init, p_final=self.p_final)
-        return schedule.drops(curve(layers=budget.layers, t_mid=self.t_mid, beta=self.beta), budget.entering)
+        shape = {"layers": budget.layers, "t_mid": self.t_mid, "beta": self.beta}
+        if self.keep is not None:
+            shares = schedule.solve(self.keep, entering=budget.entering, total=budget.total, **shape)  # type: ignore[arg-type]
+        else:
+            assert self.p_init is not None and self.p_final is not None
+            shares = schedule.sigmoid(p_init=self.p_init, p_final=self.p_final, **shape)  # type: ignore[arg-type]
+        return schedule.drops(shares, budget.entering)
 
     # stages 2 and 3 ------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Random: the baseline of every table. Drops tokens by lot, at the input or after every layer.
 
-Differs from the literature's "random" in nothing but being seeded: the lot depends on `seed`, the layer and the prompt's
-token ids, so a run repeats exactly and a row of a batch is treated as it is alone.
+Differs from the literature's "random" in nothing but being seeded: the lot depends on `seed`, the layer and the
+prompt's token ids, so a run repeats exactly and a row of a batch is treated as it is alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Uniform: evenly spaced tokens, blind to content and question. What a lower frame rate would give, without the retiming."""
+"""Uniform: evenly spaced tokens, blind to content and question, like a lower frame rate without the retiming."""
 
 from __future__ import annotations
 

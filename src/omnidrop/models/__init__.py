@@ -1,5 +1,5 @@
-"""The models that can be pruned, one file each. `adapt` finds the adapter of a loaded model by its class's name, so that
-transformers is never imported for it."""
+"""The models that can be pruned, one file each. `adapt` finds the adapter of a loaded model by its class's name, so
+that transformers is never imported for it."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def adapt(model: nn.Module) -> Adapter:
 def layout(model: nn.Module, inputs: Mapping[str, Any], *, query: str | Tensor = "after_media") -> TokenLayout:
     """Who is where in a prompt: (B, L) modality, chunk, second, query, valid (see `omnidrop.TokenLayout`).
 
-    `inputs` is what the model's processor returned. Raises `ModelError` for an unsupported model, `InputError` when text and
-    media do not fit together.
+    `inputs` is what the model's processor returned. Raises `ModelError` for an unsupported model, `InputError` when
+    text and media do not fit together.
     """
     adapter = adapt(model)
     if inputs.get("input_ids") is None:

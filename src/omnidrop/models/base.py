@@ -63,7 +63,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def query_module(self, layer: int) -> nn.Module:
-        """Module whose output is layer l's queries just before rotary: (B, L, heads * width) or (B, L, heads, width)."""
+        """Module that gives layer l's queries just before rotary: (B, L, heads * width) or (B, L, heads, width)."""
 
     @abstractmethod
     def key_module(self, layer: int) -> nn.Module:
@@ -83,14 +83,14 @@ class Adapter(ABC):
         for holder in (self.thinker.generation_config, config, config.text_config):
             ids = getattr(holder, "eos_token_id", None)
             end_of_turn |= set(ids if isinstance(ids, (list, tuple)) else [] if ids is None else [ids])
-        closings = {getattr(config, name, None) for name in ("audio_end_token_id", "vision_end_token_id")} - {None}
+        closings = [getattr(config, name, None) for name in ("audio_end_token_id", "vision_end_token_id")]
         return Vocabulary(
             audio=config.audio_token_id,
             video=config.video_token_id,
             image=config.image_token_id,
             vision_start=getattr(config, "vision_start_token_id", None),
             audio_start=getattr(config, "audio_start_token_id", None),
-            closings=frozenset(closings),
+            closings=frozenset(token for token in closings if token is not None),
             end_of_turn=frozenset(end_of_turn),
         )
 
