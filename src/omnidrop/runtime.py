@@ -147,11 +147,11 @@ class _Session:
         grid = kwargs.get("grid_thw", args[1] if len(args) > 1 else None)
         if grid is not None:
             self.grids.append(grid)
-        self.start("vision_encoder", next(module.parameters()).device)
+        self.start("vision_encoder", _device(args, kwargs))
 
     def on_audio(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self.mel_frames = kwargs.get("feature_lens", args[1] if len(args) > 1 else None)
-        self.start("audio_encoder", next(module.parameters()).device)
+        self.start("audio_encoder", _device(args, kwargs))
 
     def on_audio_windows(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         bounds = kwargs.get("cu_seqlens", args[1] if len(args) > 1 else None)
@@ -169,11 +169,11 @@ class _Session:
 
     def on_head(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         if self.prefill is not None:
-            self.start("head", args[0].device)
+            self.start("head", _device(args, kwargs))
 
     def on_stage_end(self, stage: str, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         if stage in self.timers:
-            self.timers[stage].stop(next(module.parameters()).device)
+            self.timers[stage].stop(_device(args, kwargs))
         if stage == "head" and self.prefill is not None:
             self.prefill, self.timers = None, {}  # the prompt is done; what comes is timed for the next one
 
@@ -255,8 +255,10 @@ class _Session:
             layer = cache.layers[index]
             if not isinstance(layer, caches.PrunedLayer):
                 return None
-            mask = caches.step_mask(self.adapter.decoder.config, args[0], layer, mask)
-            return args, {**kwargs, "attention_mask": mask}
+            ours = caches.step_mask(self.adapter.decoder.config, args[0], layer, mask)
+            if ours is None and mask is None and args[0].shape[1] == 1:
+                self.step = None  # this backend needs no mask for a single token, in any layer: stay out of its way
+            return args, {**kwargs, "attention_mask": ours}
         cut = self.cut
         if cut is None:
             return None
@@ -327,6 +329,11 @@ class _Session:
                 timers=self.timers,
             )
         )
+
+
+def _device(args: tuple, kwargs: dict) -> torch.device:
+    """Where a module computes: the device of its first tensor argument (quantised modules may have no parameters)."""
+    return next(value.device for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
 
 
 def _refuse_assisted(*args: Any, **kwargs: Any) -> None:

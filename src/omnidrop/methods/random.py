@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -47,5 +48,6 @@ class Random(Method):
 
     def _lot(self, n: int, k: int, key: int, turn: int) -> Tensor:
         """n - k ascending indices; drawn on the CPU, so that every device draws the same."""
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + turn) * 2**32 + key)
+        # the generator reads 32 bits of its seed only: mix first
+        generator = torch.Generator().manual_seed(crc32(f"{self.seed} {turn} {key}".encode()))
         return torch.randperm(n, generator=generator)[k:].sort().values

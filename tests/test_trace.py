@@ -1,0 +1,106 @@
+"""What happened: costs against hand-counted numbers, and the file format."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from cases import MEDIA, model_of
+from prompts import batch, prompt
+
+import omnidrop
+from omnidrop import InputError, Trace
+from omnidrop.tokens import TokenLayout
+from omnidrop.trace import Cost, DecoderShape, Record
+
+
+def layout(modality: list[list[int]], valid: list[list[int]]) -> TokenLayout:
+    kinds = torch.tensor(modality)
+    return TokenLayout(
+        modality=kinds,
+        chunk=torch.where(kinds > 0, 0, -1),
+        second=torch.where(kinds > 0, 0.0, float("nan")),
+        query=kinds == 0,
+        valid=torch.tensor(valid, dtype=torch.bool),
+        item=torch.where(kinds > 0, 0, -1),
+        frame=torch.where(kinds == 2, 0, -1),
+    )
+
+
+SHAPE = DecoderShape(layers=2, hidden=8, heads=4, kv_heads=2, head_dim=2, mlp=3 * 16, vocabulary=10, bytes_per_value=2)
+
+
+def record(evicted: bool = False) -> Record:
+    # row 0: T A A V V V T; row 1: one padding, T A V T
+    return Record(
+        layout=layout([[0, 1, 1, 2, 2, 2, 0], [0, 0, 0, 0, 1, 2, 0]], [[1] * 7, [0, 0, 0, 1, 1, 1, 1]]),
+        kept=[
+            [torch.tensor([0, 1, 3, 4, 6]), torch.tensor([3, 4, 5, 6])],
+            [torch.tensor([0, 4, 6]), torch.tensor([3, 4, 6])],
+        ],
+        evicted=evicted,
+        prunable=(1, 2),
+        shape=SHAPE,
+        method={"name": "Test"},
+    )
+
+
+def test_shares_by_hand():
+    trace = Trace(record())
+    assert trace.counts == [
+        {"text": 4, "audio": 2, "video": 3, "image": 0},
+        {"text": 4, "audio": 1, "video": 1, "image": 0},
+    ]
+    assert trace.input_keep == 5 / 7  # of 5 + 2 media tokens
+    assert trace.keep == pytest.approx((5 / 7 + 2 / 7) / 2)
+
+
+def test_flops_by_hand():
+    # one layer of n tokens: q and o 8x8 each, k and v 8x4 each, MLP 8x48; 2 operations per multiply-add
+    def layer(n: int) -> int:
+        projections = 2 * n * (8 * 8 + 8 * 8 + 8 * 4 + 8 * 4)
+        pairs = n * (n + 1) // 2  # a causal square with its diagonal
+        attention = 2 * (2 * 4 * 2 * pairs)  # scores and weighted values, 4 heads of width 2
+        return projections + attention + 2 * n * 8 * 48
+
+    assert SHAPE.layer_flops(5) == layer(5)
+    assert Trace(record()).flops == Cost(layer(5) + layer(4) + layer(3) + layer(3), 2 * (layer(7) + layer(4)))
+
+
+def test_cache_bytes_by_hand():
+    entry = 2 * 2 * 2 * 2  # key and value, 2 heads of width 2, 2 bytes
+    assert Trace(record()).kv_bytes == Cost((5 + 4 + 3 + 3) * entry, 2 * (7 + 4) * entry)
+    assert Trace(record(evicted=True)).kv_bytes == Cost(2 * (3 + 3) * entry, 2 * (7 + 4) * entry)
+    assert Cost(0, 0).ratio == 1.0 and Cost(1, 4).ratio == 0.25
+
+
+def test_an_empty_trace_says_what_to_do():
+    with pytest.raises(InputError, match="run the model on a prompt"):
+        _ = Trace().keep
+
+
+def test_history_and_file(tmp_path):
+    model, file = model_of("qwen2_5"), tmp_path / "trace.json"
+    one, two = prompt("qwen2_5", MEDIA["mixed"]), prompt("qwen2_5", MEDIA["video"], seed=4)
+    with torch.no_grad(), omnidrop.prune(model, omnidrop.OmniDrop(keep=0.3)) as trace:
+        model(**one.inputs)
+        first = trace.to_json()
+        model(**batch([two, one]))
+    assert [earlier.to_json() for earlier in trace.history] == [{**first, "history": []}]
+    assert set(trace.seconds) == {"vision_encoder", "audio_encoder", "input_stage", "decoder", "head"}
+    assert min(trace.seconds.values()) >= 0 and trace.method["name"] == "OmniDrop"
+    trace.save(file)
+    again = Trace.load(file)
+    assert again.to_json() == trace.to_json()
+    assert all(
+        torch.equal(a, b) for x, y in zip(again.kept, trace.kept, strict=True) for a, b in zip(x, y, strict=True)
+    )
+    assert (again.keep, again.flops, again.kv_bytes) == (trace.keep, trace.flops, trace.kv_bytes)
+
+
+@pytest.mark.parametrize("text", ["no json", json.dumps({"format": "omnidrop.trace", "version": 99}), "{}"])
+def test_other_files_are_refused(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError, match="not a trace"):
+        Trace.load(tmp_path / "x.json")
