@@ -67,6 +67,8 @@ class PrunedLayer(DynamicLayer):
 
     def reset(self) -> None:
         super().reset()
+        self.keys = self.values = None  # older transformers only fill them with zeros
+        self.is_initialized = False
         self.positions, self.prompt = self.positions[:, :0], 0
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:

@@ -106,7 +106,7 @@ class Call:
         """Sizes of the prompt's media, from what the encoders were called with; else from the arguments.
 
         `grids`: the vision encoder's calls since the latest prompt; images are encoded before videos. (`generate` may
-        encode ahead of the forward pass and drop the grids from its arguments: transformers 5.18 and later do.)
+        encode ahead of the forward pass and drop the grids from its arguments; transformers 5.23 does.)
         """
         ids, words = self.input_ids, self.adapter.vocabulary
         assert ids is not None

@@ -30,7 +30,7 @@ class Cut:
     deepstack: list[Tensor] = field(default_factory=list)  # (visual tokens, D), to add after layer 0, 1, ...
     features: Tensor | None = None  # (B, K) long, which of these rows belongs to a column; -1 for none
     place: Tensor | None = None  # (B, K) columns of layer 0 that are left; None while nothing was dropped since
-    rotary: tuple[Tensor, Tensor] | None = None  # cos and sin (B, K, head width) of the current columns
+    rotary: tuple[Tensor, Tensor] | None = None  # cos and sin of the current columns, in the form the layers get
     mask: Any = None
     cache: Any = None
 
@@ -78,7 +78,7 @@ class Cut:
         self.place = columns if self.place is None else self.place.gather(1, columns)
         valid = self._follow(columns)
         cos, sin = kwargs["position_embeddings"]
-        self.rotary = take(cos, self.place), take(sin, self.place)
+        self.rotary = _at(cos, self.place), _at(sin, self.place)
         self.mask = causal_mask(self.config, hidden, valid)
         return hidden
 
@@ -123,6 +123,11 @@ class Cut:
                 full[b, positions.to(packed.device)] = packed[b, packed.shape[1] - len(positions) :]
             result.append(full)
         return tuple(result)
+
+
+def _at(table: Tensor, columns: Tensor) -> Tensor:
+    """A rotary table (B, L, width), or (3, B, L, width), at columns (B, K)."""
+    return take(table, columns) if table.dim() == 3 else torch.stack([take(axis, columns) for axis in table])
 
 
 def _differ(rows: list[Tensor]) -> bool:

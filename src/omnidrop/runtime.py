@@ -281,7 +281,7 @@ class _Session:
         return Attended(
             queries=queries,
             keys=self.seen["keys"],
-            rotary=(cos.to(queries.device), sin.to(queries.device)),
+            rotary=(self.adapter.join_axes(cos).to(queries.device), self.adapter.join_axes(sin).to(queries.device)),
             scale=self.layers[index].self_attn.scaling,
         )
 

@@ -29,7 +29,7 @@ class Adapter(ABC):
 
     @property
     def backbone(self) -> Any:
-        """The module that holds decoder and encoders: `thinker.model` since transformers 5.18, the thinker before."""
+        """The module that holds decoder and encoders: `thinker.model` in transformers 5.23, the thinker itself in 5.16."""
         model = self.thinker.model
         return model if hasattr(model, "language_model") else self.thinker
 
@@ -68,6 +68,10 @@ class Adapter(ABC):
     @abstractmethod
     def key_module(self, layer: int) -> nn.Module:
         """The same for keys."""
+
+    def join_axes(self, table: Tensor) -> Tensor:
+        """The rotary table (cosines or sines) a layer was given -> (B, L, width), its three axes joined."""
+        return table
 
     # what things mean ----------------------------------------------------------------------------------------------
 
