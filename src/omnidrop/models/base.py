@@ -29,7 +29,7 @@ class Adapter(ABC):
 
     @property
     def backbone(self) -> Any:
-        """The module that holds decoder and encoders: `thinker.model` in transformers 5.23, the thinker itself in 5.16."""
+        """What holds decoder and encoders: `thinker.model` in transformers 5.23, the thinker itself in 5.16."""
         model = self.thinker.model
         return model if hasattr(model, "language_model") else self.thinker
 
