@@ -115,7 +115,7 @@ def _still_image(name: str) -> np.ndarray | None:
         with Image.open(name, formats=IMAGE_FORMATS) as image:
             if getattr(image, "n_frames", 1) > 1:
                 return None
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except UnidentifiedImageError:
         return None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -230,7 +230,7 @@ def _pictures(
         native = float(stream.average_rate or stream.guessed_rate or 0)
         length, exact = _length(container, stream, origin)
     if length <= 0:  # live recordings (webm from a browser) do not say: read the packets' times, without decoding
-        length, exact = _scan(name, index, origin), False
+        length, exact = _scan(name, index, origin, native), False
     if native and exact and native * length < 1.5:
         native = 0.0  # one picture: its rate means nothing
     rate = min(fps, native) if native else fps
@@ -275,18 +275,20 @@ def _length(container: Any, stream: Any, origin: float) -> tuple[float, bool]:
     return 0.0, False
 
 
-def _scan(name: str, index: int, origin: float) -> float:
+def _scan(name: str, index: int, origin: float, native: float) -> float:
+    """The length by the packets' own times; where a bare stream has none, by their number."""
     from av import FFmpegError
 
-    end = 0.0
+    end, count = 0.0, 0
     with _open(name) as container:
         try:
             for packet in container.demux(container.streams[index]):
+                count += packet.size > 0
                 if packet.pts is not None and packet.time_base is not None:
                     end = max(end, float((packet.pts + (packet.duration or 1)) * packet.time_base) - origin)
         except FFmpegError:
             pass
-    return end
+    return end or count / (native or FPS)
 
 
 def _shown(
@@ -317,7 +319,7 @@ def _shown(
         def time_of(frame: Any) -> float:
             if frame.time is not None:
                 return frame.time - origin
-            return count / (native or FPS)  # raw streams carry no times
+            return (count - 1) / (native or FPS)  # bare streams carry no times
 
         for target in targets:
             landed = False
@@ -394,7 +396,7 @@ def _sound(name: str, index: int, origin: float, sample_rate: int, progress: Pro
             raise MediaError(f"{name} holds sound that no installed decoder reads; convert it (ffmpeg -c:a aac)")
         length, exact = _length(container, stream, origin)
         decoder = _Decoder(container, stream)
-        samples = np.empty(int((length + 1) * sample_rate), np.float32)  # grown below where a file says too little
+        samples = np.empty(int((1.01 * length + 1) * sample_rate), np.float32)  # grown where a file says too little
         filled, skip, first, resampler = 0, 0, True, None
 
         def take(blocks: list[Any]) -> None:
@@ -405,9 +407,7 @@ def _sound(name: str, index: int, origin: float, sample_rate: int, progress: Pro
                     cut = min(skip, len(values))
                     values, skip = values[cut:], skip - cut
                 if filled + len(values) > len(samples):
-                    samples = np.concatenate(
-                        [samples[:filled], np.empty(max(len(values), filled, sample_rate), np.float32)]
-                    )
+                    samples.resize(filled + max(len(values), filled // 8, sample_rate), refcheck=False)
                 samples[filled : filled + len(values)] = values
                 filled += len(values)
 
@@ -416,7 +416,8 @@ def _sound(name: str, index: int, origin: float, sample_rate: int, progress: Pro
                 first = False
                 late = round((frame.time - origin) * sample_rate) if frame.time is not None else 0
                 if late > 0:
-                    samples = np.concatenate([np.zeros(late, np.float32), samples])
+                    samples.resize(len(samples) + late, refcheck=False)
+                    samples[:late] = 0
                     filled = late
                 skip = max(-late, 0)
             if resampler is None:
@@ -436,4 +437,5 @@ def _sound(name: str, index: int, origin: float, sample_rate: int, progress: Pro
                 f"the sound of {name} is damaged: only {decoded:.1f} of its {length:.1f} seconds could be decoded; "
                 "download or convert the file again, or leave its sound out"
             )
-    return samples[:filled]
+    samples.resize(filled, refcheck=False)  # in place: an hour of sound is 230 MB, and should not be held twice
+    return samples

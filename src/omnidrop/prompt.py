@@ -236,7 +236,7 @@ def _video(processor: Any, clip: Media, with_sound: bool, max_pixels: int | None
     if hasattr(own, "cap_pixels_per_frame"):  # the limit is set in `media.read`; unsaid, transformers warns
         options["cap_pixels_per_frame"] = False
     start, end = processor.vision_bos_token, processor.vision_eos_token
-    frames = torch.from_numpy(np.ascontiguousarray(clip.frames)).permute(0, 3, 1, 2)
+    frames = torch.from_numpy(np.array(clip.frames)).permute(0, 3, 1, 2)
     return _process(
         processor,
         clip,
@@ -258,9 +258,7 @@ def _image(processor: Any, clip: Media) -> dict[str, Any]:
     if clip.frames is None:
         raise MediaError(f"{clip.path} is given as an image without a picture; read it again with omnidrop.media.read")
     text = processor.vision_bos_token + processor.image_token + processor.vision_eos_token
-    return _process(
-        processor, clip, text, images=[torch.from_numpy(np.ascontiguousarray(clip.frames[0])).permute(2, 0, 1)]
-    )
+    return _process(processor, clip, text, images=[torch.from_numpy(np.array(clip.frames[0])).permute(2, 0, 1)])
 
 
 def _hearable(processor: Any, clip: Media) -> np.ndarray:

@@ -1,0 +1,65 @@
+# `make demo` and `make test` set up everything themselves, in folders of this checkout alone (.venv, .venv-low).
+# The set-up runs once: a stamp file in the environment, older than pyproject.toml only when that has changed.
+#
+#   make demo         the shipped clip and tiny model, with and without pruning
+#   make test         lint, format, types, tests
+#   make test-low     the tests with the oldest transformers of the range, in an environment of its own
+#   make clean        remove the environments and caches
+#
+# Which PyTorch: TORCH names it for pip, TORCH_INDEX (empty: pip's own choice) the index it comes from. Examples:
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu       no CUDA libraries on a machine without a GPU
+#   make demo TORCH="torch torchvision" PYTHON=python3.12            the newest
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0 torchvision==0.28.0
+TORCH_INDEX ?=
+LOWEST ?= transformers==5.16.0
+
+PIP_FLAGS := --disable-pip-version-check --quiet
+BIN := .venv/bin
+LOW := .venv-low/bin
+INDEX = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+VISION = $(filter torchvision%,$(TORCH))
+
+.PHONY: demo test test-low lint clean
+
+demo: .venv/.ready
+	$(BIN)/omnidrop demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: .venv/.ready-dev
+	$(BIN)/ruff check src tests training
+	$(BIN)/ruff format --check src tests training
+	$(BIN)/mypy
+
+test-low: .venv-low/.ready-dev
+	$(LOW)/python -m pytest
+
+# $(call install,ENVIRONMENT,EXTRAS,FURTHER REQUIREMENTS)
+# torchvision comes without its dependencies: it would pull a second PyTorch where TORCH_INDEX has another build.
+define install
+	$(1)/bin/python -m pip install $(PIP_FLAGS) $(INDEX) $(filter-out torchvision%,$(TORCH))
+	$(if $(VISION),$(1)/bin/python -m pip install $(PIP_FLAGS) $(INDEX) --no-deps $(VISION))
+	$(1)/bin/python -m pip install $(PIP_FLAGS) --editable ".[$(2)]" $(3)
+endef
+
+.venv/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(call install,.venv,media)
+	@touch $@
+
+.venv/.ready-dev: .venv/.ready
+	$(BIN)/python -m pip install $(PIP_FLAGS) --editable ".[media,dev]"
+	@touch $@
+
+.venv-low/.ready-dev: pyproject.toml
+	$(PYTHON) -m venv .venv-low
+	$(call install,.venv-low,media$(comma)dev,$(LOWEST))
+	@touch $@
+
+comma := ,
+
+clean:
+	rm -rf .venv .venv-low .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,0 +1,196 @@
+"""From rows to one document: accuracy, survival, agreement, divergence and the modality split, with intervals.
+
+What it is: plain data in (`bench.run`), plain data out. What it is not: it runs no model and draws no picture.
+
+Every number is a mean over questions; runs that differ in their seed alone are averaged question by question first. The
+intervals resample clips (`stats`), all with the same draws, so that every difference is paired.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .bench import CUTOFF, NONE
+from .stats import Bootstrap, Interval
+from .task import TYPES
+
+# Groups of question types that get a number of their own, beside each type.
+POOLS = {"evidence": tuple(kind for kind in TYPES if kind != "none"), "all": TYPES}
+UNITS = {
+    "accuracy, agreement, survival, reached, kept, keep": "share, 0 to 1",
+    "difference": "accuracy minus that of the unpruned model, share",
+    "kl": "KL(unpruned || pruned) of the answer token's distribution, nats",
+    "survival": "share of a question's evidence tokens (of its chunks and modality) that enter a layer",
+    "reached": "share of a question's (evidence chunk, modality) pairs of which at least one token enters a layer",
+    "keep": "mean over layers of the share of audio and video tokens that enter; input_keep: layer 0 alone",
+    "low, high": "percentile interval of a bootstrap over clips",
+}
+
+Group = dict[str, np.ndarray]  # quantity -> sums over a clip's questions (C,) or (C, L)
+
+
+def summarise(
+    rows: Sequence[dict[str, Any]], *, resamples: int = 10_000, seed: int = 0, reference: str = "omnidrop"
+) -> dict[str, Any]:
+    """The numbers of a run. `reference`: the label to which the others are compared at the same keep."""
+    clips = sorted({row["clip"] for row in rows})
+    boot = Bootstrap.make(len(clips), resamples, seed)
+    by_case: dict[tuple[str, float | None], dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        name = row["case"] if row["label"] == CUTOFF else row["label"]
+        by_case[name, row["keep"]][row["case"]].append(row)
+    tables: dict[tuple[str, float | None], dict[str, Group] | str] = {}
+    for key, seeds in by_case.items():
+        reasons = [row["unreachable"] for some in seeds.values() for row in some if "unreachable" in row]
+        tables[key] = reasons[0] if reasons else _table([row for some in seeds.values() for row in some], clips)
+    full = tables[NONE, None]
+    assert not isinstance(full, str)
+    cutoffs = sorted((key for key in tables if key[0].startswith(CUTOFF + ":")), key=lambda key: _layer(key[0]))
+    return {
+        "clips": len(clips),
+        "questions": {name: round(float(group["n"].sum())) for name, group in full.items()},
+        "bootstrap": {"resamples": resamples, "seed": seed, "level": boot.level, "unit": "clip", "paired": True},
+        "units": UNITS,
+        "cutoff": [
+            {"after_layer": _layer(key[0]), "accuracy": _against(boot, table, full)}
+            for key in cutoffs
+            if not isinstance(table := tables[key], str)
+        ],
+        "results": [
+            _entry(boot, key, tables, full, reference, list(seeds))
+            for key, seeds in by_case.items()
+            if key not in cutoffs
+        ],
+        "code": sorted({row["code"] for row in rows}),
+    }
+
+
+def _layer(name: str) -> int:
+    return int(name.rpartition("=")[2])
+
+
+def _table(rows: Sequence[dict[str, Any]], clips: Sequence[int]) -> dict[str, Group]:
+    """Sums over each clip's questions, by group; several seeds of a clip count once, as their mean."""
+    place = {clip: i for i, clip in enumerate(clips)}
+    seeds = len(rows) / len(clips)
+    kinds = [kind for kind in TYPES if any(q["type"] == kind for row in rows for q in row["questions"])]
+    layers = next(len(q["audio"]) for row in rows for q in row["questions"])
+    names = [*kinds, *POOLS, "asks audio", "asks video"]
+
+    def empty() -> Group:
+        flat = {name: np.zeros(len(clips)) for name in ("n", "right", "agrees", "kl", "keep", "input_keep", "held")}
+        return flat | {name: np.zeros((len(clips), layers)) for name in ("survival", "reached", "audio", "video")}
+
+    groups = {name: empty() for name in names}
+    for row in rows:
+        i = place[row["clip"]]
+        for q in row["questions"]:
+            values = _values(q)
+            mine = [q["type"], *(name for name, kinds in POOLS.items() if q["type"] in kinds)]
+            mine += [f"asks {q['modality']}"] if q["modality"] in ("audio", "video") else []
+            for name in mine:
+                for quantity, value in values.items():
+                    groups[name][quantity][i] += value / seeds
+    return groups
+
+
+def _values(q: dict[str, Any]) -> dict[str, Any]:
+    total = q["total"]
+    audio, video = np.asarray(q["audio"]), np.asarray(q["video"])
+    share = (audio + video) / max(total["audio"] + total["video"], 1)
+    held = total["evidence"] > 0
+    return {
+        "n": 1.0,
+        "right": q["right"],
+        "agrees": q["agrees"],
+        "kl": q["kl"],
+        "keep": share.mean(),
+        "input_keep": share[0],
+        "held": held,
+        "survival": np.asarray(q["evidence"]) / total["evidence"] if held else 0.0,
+        "reached": np.asarray(q["cells"]) / total["cells"] if held else 0.0,
+        "audio": audio / max(total["audio"], 1),
+        "video": video / max(total["video"], 1),
+    }
+
+
+def _against(boot: Bootstrap, table: dict[str, Group], full: dict[str, Group]) -> dict[str, Any]:
+    """Accuracy of each group, and its paired difference to the unpruned model."""
+    out = {}
+    for name, group in table.items():
+        if not name.startswith("asks"):
+            mean = boot.mean(group["right"], group["n"])
+            out[name] = {
+                **_plain(mean),
+                "difference": _plain(boot.difference(group["right"], full[name]["right"], group["n"])),
+            }
+    return out
+
+
+def _entry(
+    boot: Bootstrap,
+    key: tuple[str, float | None],
+    tables: dict[tuple[str, float | None], dict[str, Group] | str],
+    full: dict[str, Group],
+    reference: str,
+    cases: list[str],
+) -> dict[str, Any]:
+    label, keep = key
+    table = tables[key]
+    entry: dict[str, Any] = {"method": label, "asked_keep": keep, "cases": cases}
+    if isinstance(table, str):
+        return {**entry, "unreachable": table}
+    mean = functools.cache(lambda name, quantity, weight="n": boot.mean(table[name][quantity], table[name][weight]))
+    types = [name for name in table if not name.startswith("asks")]
+    held = [name for name in types if table[name]["held"].sum()]
+    entry |= {
+        "keep": _plain(mean("all", "keep"))["value"],
+        "input_keep": _plain(mean("all", "input_keep"))["value"],
+        "accuracy": _against(boot, table, full),
+        "agreement": {name: _plain(mean(name, "agrees")) for name in types},
+        "kl": {name: _plain(mean(name, "kl")) for name in types},
+        "survival": {name: _plain(mean(name, "survival", "held")) for name in held},
+        "reached": {name: _plain(mean(name, "reached", "held")) for name in held},
+        "split": _split(boot, table),
+    }
+    best = tables.get((reference, keep))
+    if best is not None and not isinstance(best, str) and label not in (reference, NONE):
+        entry[f"{reference}_minus_this"] = {
+            name: _plain(boot.difference(best[name]["right"], table[name]["right"], best[name]["n"])) for name in types
+        }
+    return entry
+
+
+def _split(boot: Bootstrap, table: dict[str, Group]) -> dict[str, Any]:
+    """Share of audio and of video that enters each layer, for questions about either (the paper's fig. 4)."""
+    heard, seen = table["asks audio"], table["asks video"]
+    if not heard["n"].sum() or not seen["n"].sum():
+        return {}
+    out: dict[str, Any] = {
+        f"questions about {ask}": {kind: _plain(boot.mean(group[kind], group["n"])) for kind in ("audio", "video")}
+        for ask, group in (("audio", heard), ("video", seen))
+    }
+    for kind in ("audio", "video"):
+        by_layer = boot.gap((heard[kind], heard["n"]), (seen[kind], seen["n"]))
+        mean = boot.gap((heard[kind].mean(1), heard["n"]), (seen[kind].mean(1), seen["n"]))
+        out[f"{kind} kept, audio questions minus video questions"] = {
+            "by_layer": _plain(by_layer),
+            "layer_mean": _plain(mean),
+        }
+    return out
+
+
+def _plain(interval: Interval) -> dict[str, Any]:
+    """As JSON: four digits, None where there is no number."""
+
+    def short(number: Any) -> Any:
+        if isinstance(number, list):
+            return [short(each) for each in number]
+        return None if np.isnan(number) else round(number, 4)
+
+    return {name: short(np.asarray(number, float).tolist()) for name, number in interval._asdict().items()}

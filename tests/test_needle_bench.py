@@ -1,0 +1,326 @@
+"""The benchmark's arithmetic by hand, and a small real run of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import omnidrop
+from omnidrop.cli import main
+from omnidrop.errors import InputError, SettingError
+from omnidrop.needle import ask, bench, clip, files, questions, stats, summary
+from omnidrop.tokens import TokenLayout
+
+pytest.importorskip("av")
+pytest.importorskip("PIL")
+
+TYPES = ("video", "audio", "joint", "list", "none")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield omnidrop.load()
+    torch.set_num_threads(threads)
+
+
+def config(**other):
+    return bench.Config(**{"model": "tiny", "split": "dev", "chunks": 4, "types": TYPES, "draws": 1, **other})
+
+
+def cases(*methods, keeps=(0.3,), seeds=1):
+    return bench.plan(methods, keeps, layers=16, seeds=seeds)
+
+
+# arithmetic ----------------------------------------------------------------------------------------------------------
+
+
+def test_bootstrap_by_hand():
+    """Two clips of 10 questions: all right in one, none in the other. A resample has 0, 1 or 2 of the good one, with
+    chances 1/4, 1/2, 1/4, so the interval is all of [0, 1]; drawing questions would give about [.28, .72]."""
+    boot = stats.Bootstrap.make(2, resamples=4000, seed=1)
+    right, n = np.array([10.0, 0.0]), np.array([10.0, 10.0])
+    assert boot.mean(right, n) == (0.5, 0.0, 1.0)
+    good = boot.draws[:, 0]
+    assert {0.0, 1.0, 2.0} == set(good) and np.mean(good == 1) == pytest.approx(0.5, abs=0.03)
+    # paired: the other method is right in one question less of each clip, in every resample
+    assert boot.difference(right - 1, right, n) == pytest.approx((-0.1, -0.1, -0.1))
+    # weights of its own: 3 of 4 questions right in clip 0, 1 of 1 in clip 1
+    assert boot.mean(np.array([3.0, 1.0]), np.array([4.0, 1.0])).value == pytest.approx(0.8)
+    gap = boot.gap((np.array([3.0, 1.0]), np.array([4.0, 1.0])), (np.array([1.0, 0.0]), np.array([1.0, 1.0])))
+    assert gap.value == pytest.approx(0.3)
+    assert (gap.low, gap.high) == pytest.approx((0.75 - 1, 1.0))  # only clip 0: .75 - 1; only clip 1: 1 - 0
+
+
+def test_bootstrap_is_seeded_and_knows_its_level():
+    one, two = (stats.Bootstrap.make(30, 500, seed=3) for _ in range(2))
+    assert np.array_equal(one.draws, two.draws) and (one.draws.sum(1) == 30).all()
+    value, n = np.random.default_rng(0).normal(size=30), np.ones(30)
+    wide, narrow = one.mean(value, n), stats.Bootstrap(one.draws, 0.5).mean(value, n)
+    assert wide.low < narrow.low < value.mean() < narrow.high < wide.high
+    # the textbook's standard error of a mean, within the noise of 500 resamples
+    assert (wide.high - wide.low) / (2 * 1.96) == pytest.approx(value.std() / math.sqrt(30), rel=0.15)
+
+
+def test_bootstrap_with_a_type_that_few_clips_have():
+    boot = stats.Bootstrap.make(3, 1000)
+    assert boot.mean(np.array([0.0, 1.0, 0.0]), np.array([0.0, 1.0, 0.0])) == (1.0, 1.0, 1.0)
+    assert np.isnan(boot.mean(np.zeros(3), np.zeros(3)).value)
+    layers = boot.mean(np.arange(6.0).reshape(3, 2), np.ones(3))
+    assert layers.value.tolist() == [2.0, 3.0] and layers.low.shape == layers.high.shape == (2,)
+
+
+def test_kl_by_hand():
+    p, q = np.log([0.5, 0.5]), np.log([0.25, 0.75])
+    assert stats.kl(p, q) == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
+    assert stats.kl(p, p) == 0.0 and stats.kl(q, p) != pytest.approx(stats.kl(p, q))
+    assert stats.kl(np.array([0.0, -np.inf]), np.log([0.5, 0.5])) == pytest.approx(math.log(2))
+
+
+def fabricated():
+    """text, two chunks of (2 video, 1 audio), text."""
+    rows = {
+        "modality": [0, 2, 2, 1, 2, 2, 1, 0],
+        "chunk": [-1, 0, 0, 0, 1, 1, 1, -1],
+        "item": [-1, 0, 0, 0, 0, 0, 0, -1],
+        "frame": [-1, 0, 0, -1, 1, 1, -1, -1],
+    }
+    long = {name: torch.tensor([row]) for name, row in rows.items()}
+    media = long["modality"] != 0
+    return TokenLayout(**long, second=torch.zeros(1, 8), query=~media, valid=torch.ones(1, 8, dtype=torch.bool))
+
+
+def test_survival_by_hand():
+    who = fabricated()
+    joint = next(q for q in questions(clip("dev", 0, 8)) if q.type == "joint")
+    both = ask.evidence_mask(who, 0, replace(joint, evidence=(1,), modality="both"))
+    assert both.nonzero()[:, 0].tolist() == [4, 5, 6]
+    seen = ask.evidence_mask(who, 0, replace(joint, evidence=(0, 1), modality="video"))
+    assert seen.nonzero()[:, 0].tolist() == [1, 2, 4, 5]
+    assert not ask.evidence_mask(who, 0, replace(joint, evidence=(), modality="none")).any()
+    entered = [torch.arange(8), torch.tensor([0, 2, 3, 5, 7]), torch.tensor([0, 6, 7]), torch.tensor([0, 7])]
+    assert ask.survival(who, 0, both, entered) == {
+        "audio": [2, 1, 1, 0],
+        "video": [4, 2, 0, 0],
+        "evidence": [3, 1, 1, 0],
+        "cells": [2, 1, 1, 0],
+    }
+    assert ask.survival(who, 0, seen, entered)["cells"] == [2, 2, 0, 0]
+
+
+def fabricated_row(case, index, right, *, keep=0.5, label=None):
+    total = {"audio": 4, "video": 8, "evidence": 4, "cells": 1}
+    counts = {"audio": [4, 2], "video": [8, 2], "evidence": [4, 1], "cells": [1, 1]}
+    made = [
+        {"type": kind, "modality": kind, "text": "", "right": ok, "agrees": ok, "kl": 0.5, "total": total, **counts}
+        for kind, ok in zip(("video", "audio"), right, strict=True)
+    ]
+    keep = None if case == "none" else keep
+    return {"case": case, "label": label or case, "keep": keep, "clip": index, "code": "c", "questions": made}
+
+
+def test_summary_by_hand():
+    rows = [fabricated_row("none", i, (True, True)) for i in range(2)]
+    for index, first, second in ((0, (True, False), (True, True)), (1, (False, False), (True, False))):
+        rows += [fabricated_row(f"random:seed={s}", index, r, label="random") for s, r in enumerate((first, second))]
+    rows += [
+        {"case": "fastv", "label": "fastv", "keep": 0.5, "clip": i, "code": "c", "unreachable": "too little"}
+        for i in range(2)
+    ]
+    document = summary.summarise(rows, resamples=200)
+    by_name = {entry["method"]: entry for entry in document["results"]}
+    lots = by_name["random"]
+    assert document["questions"]["video"] == 2 and lots["cases"] == ["random:seed=0", "random:seed=1"]
+    assert lots["accuracy"]["video"]["value"] == 0.75  # 1, 1 and 0, 1
+    assert lots["accuracy"]["audio"]["value"] == 0.25  # 0, 1 and 0, 0
+    assert lots["accuracy"]["evidence"] == {
+        "value": 0.5, "low": 0.25, "high": 0.75, "difference": {"value": -0.5, "low": -0.75, "high": -0.25}
+    }  # fmt: skip
+    assert lots["keep"] == pytest.approx((1 + 4 / 12) / 2, abs=1e-4) and lots["input_keep"] == 1.0
+    assert lots["survival"]["video"]["value"] == [1.0, 0.25] and lots["reached"]["video"]["value"] == [1.0, 1.0]
+    assert lots["split"]["questions about audio"]["audio"]["value"] == [1.0, 0.5]
+    gap = lots["split"]["audio kept, audio questions minus video questions"]
+    assert gap["layer_mean"]["value"] == 0.0 and gap["by_layer"]["high"] == [0.0, 0.0]
+    assert by_name["fastv"]["unreachable"] == "too little" and "accuracy" not in by_name["fastv"]
+    json.dumps(document, allow_nan=False)
+
+
+# the plan ------------------------------------------------------------------------------------------------------------
+
+
+def test_plan():
+    made = cases("omnidrop", "random", "random:where=layers", "random:seed=7", "cutoff", keeps=(0.5, 0.1), seeds=3)
+    assert made[0] == bench.Case("none", "none", None, None)  # always, and first
+    names = [case.name for case in made if case.label == "random:where=layers"]
+    assert names == [f"random:where=layers,seed={s}" for s in range(3) for _ in range(2)]
+    assert [case.method.keep for case in made if case.label == "random:seed=7"] == [0.5, 0.1]
+    assert [case.name for case in made if case.label == "cutoff"] == [f"cutoff:layer={i}" for i in range(15)]
+    own = cases("omnidrop:keep=none,p_init=0,p_final=0.2", "omnidrop:keep=0.4")
+    assert [case.keep for case in own] == [None] * 3
+    with pytest.raises(SettingError, match="there is no method 'omnidorp'"):
+        cases("omnidorp")
+    with pytest.raises(SettingError, match=r"keep is 1\.5"):
+        cases("omnidrop", keeps=(1.5,))
+
+
+def test_questions_are_asked_once():
+    asked = [q.text for q in bench.ask_about(config(draws=3, chunks=8), 0)]
+    assert len(asked) == len(set(asked)) >= 2 * len(TYPES)
+
+
+def test_clips_without_such_a_question():
+    assert not bench.ask_about(config(types=("none",), chunks=8), 0)  # it shows all of everything
+    with pytest.raises(SettingError, match="none of these 1 clips has a question of type none"):
+        bench.run(None, None, config(types=("none",), chunks=8), [], 1)
+
+
+# real runs -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_and_its_resumption(tiny, tmp_path):
+    made = cases("none", "omnidrop", "fastv", keeps=(0.3, 0.05))
+    seen = []
+    first = bench.run(*tiny, config(), made, 2, folder=tmp_path, progress=lambda *told: seen.append(told[:2]))
+    assert len(first) == 10 and seen == [(i, 10) for i in range(11)]
+    assert {row["case"] for row in first if "unreachable" in row} == {"fastv"}
+    assert "cannot be reached" in next(row["unreachable"] for row in first if "unreachable" in row)
+    lines = (tmp_path / "rows.jsonl").read_bytes().splitlines(keepends=True)
+    # killed in the middle of the seventh row: six are kept, the others run again, all are the same
+    (tmp_path / "rows.jsonl").write_bytes(b"".join(lines[:6]) + lines[6][:50])
+    seen.clear()
+    again = bench.run(*tiny, config(), made, 2, folder=tmp_path, progress=lambda *told: seen.append(told[:2]))
+    assert again == first and seen[0] == (6, 10) and len(seen) == 5
+    assert bench.run(*tiny, config(), made[:1], 1, folder=tmp_path) == first[:1]  # fewer clips: nothing to run
+    document = summary.summarise(first, resamples=100)
+    assert [e["asked_keep"] for e in document["results"] if "unreachable" in e] == [0.05]
+    assert [e["asked_keep"] for e in document["results"] if e["method"] == "fastv"] == [0.3, 0.05]
+
+
+def test_rows_of_another_run_are_refused(tmp_path):
+    bench.Rows(tmp_path, config())
+    with pytest.raises(
+        SettingError, match=r"rows of another run: split was 'dev' and is 'test'; chunks was 4 and is 8\."
+    ):
+        bench.Rows(tmp_path, config(chunks=8, split="test"))
+    (tmp_path / "rows.jsonl").write_text('{"case": "none"}\n')
+    with pytest.raises(InputError, match="line 1 is no row"):
+        bench.Rows(tmp_path, config())
+
+
+def test_an_error_is_no_wrong_answer(tiny, monkeypatch):
+    def broken(self, view, k):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(omnidrop.Random, "at_layer", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        bench.run(*tiny, config(types=("video",)), cases("random:where=layers"), 1)
+
+
+def test_rows_say_what_the_trace_says(tiny):
+    model, processor = tiny
+    made, c = clip("dev", 3, 4), config()
+    batch, *rest = ask.prepare(model, processor, made, bench.ask_about(c, 3), size=84, words=True, batch=8)
+    assert not rest and len(batch.asked) > 3
+    method = omnidrop.OmniDrop(keep=0.3)
+    answers = ask.measure(model, batch, method)
+    with omnidrop.prune(model, method) as trace, torch.inference_mode():
+        logits = model(**batch.inputs).logits[:, -1]
+    assert [answer.token for answer in answers] == logits.argmax(-1).tolist()
+    for name in ("audio", "video"):
+        assert [layer[name] for layer in trace.counts] == np.sum([getattr(a, name) for a in answers], 0).tolist()
+    rows = bench.run(model, processor, config(), cases("omnidrop"), 4)
+    own = summary.summarise([row for row in rows if row["clip"] == 3], resamples=10)["results"][1]
+    assert own["keep"] == pytest.approx(trace.keep, abs=1e-4)
+    assert own["input_keep"] == pytest.approx(trace.input_keep, abs=1e-4)
+    # evidence: 18 video and 10 audio tokens a chunk
+    for asked, mask in zip(batch.asked, batch.evidence, strict=True):
+        each = {"video": 18, "audio": 10, "both": 28, "none": 0}[asked.question.modality]
+        assert int(mask.sum()) == each * len(asked.question.evidence)
+
+
+def test_a_batch_answers_as_its_rows_do(tiny):
+    together, apart = (
+        bench.run(*tiny, config(chunks=8), cases("omnidrop", "random"), 1, batch=batch) for batch in (16, 1)
+    )
+    for one, other in zip(together, apart, strict=True):
+        for q, p in zip(one["questions"], other["questions"], strict=True):
+            assert q["kl"] == pytest.approx(p["kl"], abs=1e-3)
+            assert {name: q[name] for name in q if name != "kl"} == {name: p[name] for name in p if name != "kl"}
+
+
+def test_memory_and_file_give_the_same_answers(tiny, tmp_path, monkeypatch):
+    model, processor = tiny
+    in_memory, right, far = ask.in_memory, 0, []
+    for index in range(2):
+        made = clip("dev", index, 8)
+        asked = bench.ask_about(config(chunks=8, draws=2), index)
+        answers = []
+        for source in (in_memory, lambda made, size: omnidrop.media.read(files.write(made, tmp_path / "a.mp4", size))):
+            monkeypatch.setattr(ask, "in_memory", source)
+            batches = ask.prepare(model, processor, made, asked, size=84, words=True, batch=16)
+            answers.append([answer for batch in batches for answer in ask.measure(model, batch, None)])
+        right += sum(one.token == other.token for one, other in zip(*answers, strict=True))
+        far += [stats.kl(*(a.log_probabilities.numpy() for a in pair)) for pair in zip(*answers, strict=True)]
+    assert right >= len(far) - 1 and np.mean(far) < 0.05  # MPEG-4 and AAC lose a little
+
+
+def test_multiple_choice_for_other_models(tiny):
+    """A model that knows English and no words of the task is asked for a letter."""
+    import copy
+
+    model, processor = (copy.deepcopy(part) for part in tiny)
+    assert ask.speaks_needle(processor)
+    with pytest.raises(InputError, match="not one token that this model knows"):
+        ask.prepare(model, processor, clip("dev", 0, 4), bench.ask_about(config(), 0), size=84, words=False, batch=8)
+    processor.tokenizer.add_tokens(["A", "B", "C", "D"])
+    model.resize_token_embeddings(len(processor.tokenizer))
+    (batch,) = ask.prepare(
+        model, processor, clip("dev", 0, 4), bench.ask_about(config(), 0), size=448, words=False, batch=8
+    )
+    assert {asked.answer for asked in batch.asked} <= set("ABCD")
+    assert all("Answer with the letter" in asked.text for asked in batch.asked)
+    answers = ask.measure(model, batch, omnidrop.OmniDrop(keep=0.5))
+    assert all(len(answer.log_probabilities) == len(processor.tokenizer) for answer in answers)
+
+
+def test_the_command(tiny, tmp_path, capsys):
+    words = ["needle", "--split", "dev", "--clips", "2", "--chunks", "4", "--draws", "1", "--resamples", "100", "-q"]
+    words += ["--types", "video", "audio", "--methods", "cutoff", "omnidrop", "random", "--seeds", "1", "--keep", "0.3"]
+    words += ["--out", str(tmp_path / "out")]
+    pytest.importorskip("matplotlib")
+    assert main([*words, "--json", "--plot", str(tmp_path / "plot.png")]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document == json.loads((tmp_path / "out" / "result.json").read_text())
+    assert document["format"] == "omnidrop.needle" and len(document["cutoff"]) == 15
+    assert {entry["method"] for entry in document["results"]} == {"none", "omnidrop", "random"}
+    assert document["task"]["tokens_per_clip"] == {"audio": 40, "video": 72}
+    pictures = ["accuracy", "cutoff", "split", "survival"]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == [f"plot_{name}.png" for name in pictures]
+    assert main(words) == 0
+    assert "no media after layer" in capsys.readouterr().out
+    assert main([*words, "--chunks", "6"]) == 2
+    assert "chunks was 4 and is 6" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--methods", "omnidorp"], "there is no method 'omnidorp'"),
+        (["--keep", "30"], "keep is 30.0"),
+        (["--clips", "0"], "--clips is 0"),
+        (["--types", "smell"], "no question type 'smell'"),
+        (["--split", "exam"], "the split is 'exam'"),
+        (["--chunks", "200"], "at most 128"),
+        (["--model", "/nowhere"], "no \\*.safetensors"),
+    ],
+)
+def test_the_command_says_what_is_wrong(words, says, capsys):
+    assert main(["needle", "-q", *words]) == 2
+    assert re.search(says, capsys.readouterr().err)

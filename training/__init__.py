@@ -1,0 +1,1 @@
+"""How the shipped tiny model was made. Not part of the wheel; see README.md beside this file."""

@@ -1,0 +1,107 @@
+"""Stage 1: both encoders alone, on single chunks, by what each of their output tokens says.
+
+What it is: linear probes on every token (a video token names the colour and shape in its cell, an audio token the pitch
+and pattern of its chunk), trained with the encoders and thrown away. What it is not: the language model.
+Afterwards the outputs are scaled to rms .7, so that they meet word embeddings at eye level.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from training import build
+from training.chunks import EMPTY, Chunks
+
+GRID = torch.tensor([[2, 6, 6]])
+
+
+def video_features(model, pixels: torch.Tensor) -> torch.Tensor:
+    """(N, 72, 1176) -> (N, 18, width)"""
+    grid = GRID.repeat(len(pixels), 1)
+    # one batched call: attention stays inside each temporal grid, as in the model's own forward
+    out = model.model.visual(pixels.flatten(0, 1).float(), grid_thw=grid).pooler_output
+    return out.reshape(len(pixels), build.VIDEO_PER_CHUNK, -1)
+
+
+def audio_features(model, mel: torch.Tensor) -> torch.Tensor:
+    """(N, 64, 40) -> (N, 10, width)"""
+    lengths = torch.full((len(mel),), mel.shape[2])
+    out = model.model.audio_tower(mel.float().transpose(0, 1).flatten(1), feature_lens=lengths).last_hidden_state
+    return out.reshape(len(mel), build.AUDIO_PER_CHUNK, -1)
+
+
+def video_targets(labels: torch.Tensor) -> torch.Tensor:
+    """(N, 18, 2): colour and shape of the cell that each token covers."""
+    out = torch.full((len(labels), 9, 2), EMPTY)
+    held = labels[:, 4] >= 0
+    rows = torch.arange(len(labels))[held]
+    out[rows, labels[held, 4]] = labels[held, :2]
+    return out.repeat(1, 2, 1)
+
+
+def train(model, data: Chunks, steps: int, seed: int, batch: int = 64, log=print) -> dict[str, float]:
+    """Train in place; returns token accuracies on the last eighth of the data, which is held out."""
+    torch.manual_seed(seed)
+    width = build.WIDTH
+    probes = nn.ModuleDict({name: nn.Linear(width, 7) for name in ("color", "shape", "pitch", "pattern")})
+    towers = [model.model.visual, model.model.audio_tower]
+    for tower in towers:  # the class's .02 is for wide models
+        for weight in tower.parameters():
+            if weight.ndim >= 2:
+                nn.init.normal_(weight, 0, (weight[0].numel()) ** -0.5)
+    parameters = [p for tower in towers for p in tower.parameters()] + list(probes.parameters())
+    optimiser = torch.optim.AdamW(parameters, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    n_train = len(data.labels) * 7 // 8
+    generator = torch.Generator().manual_seed(seed)
+
+    def losses(rows):
+        video, audio = video_features(model, data.pixels[rows]), audio_features(model, data.mel[rows])
+        want = video_targets(data.labels[rows])
+        weight = torch.tensor([1.0] * 6 + [0.15])  # most cells are empty
+        out = {}
+        for i, name in enumerate(("color", "shape")):
+            out[name] = (probes[name](video), want[..., i], weight)
+        for i, name in enumerate(("pitch", "pattern")):
+            out[name] = (probes[name](audio), data.labels[rows, 2 + i, None].expand(-1, audio.shape[1]), None)
+        size = sum((f.pow(2).mean().sqrt() - 1).pow(2) for f in (video, audio))  # keep the scale near one
+        return out, size
+
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = 2e-3 * min(1, (step + 1) / 30) * min(1.0, 2.0 * (1 - step / steps) + 0.02)
+        rows = torch.randint(n_train, (batch,), generator=generator)
+        out, size = losses(rows)
+        loss = sum(F.cross_entropy(a.flatten(0, 1), b.flatten(), weight=w) for a, b, w in out.values()) + 0.1 * size
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        if step % 50 == 49:
+            log(f"encoders step {step + 1} of {steps}: loss {loss.item():.3f}")
+    with torch.no_grad():
+        out, _ = losses(torch.arange(n_train, min(n_train + 512, len(data.labels))))
+        accuracy = {}
+        for name, (logits, want, _) in out.items():
+            held = want != EMPTY
+            accuracy[name] = (logits.argmax(-1) == want)[held].float().mean().item()
+            accuracy[name + " empty"] = (logits.argmax(-1) == want)[~held].float().mean().item()
+        rows = torch.arange(min(512, len(data.labels)))
+        for features, last in (
+            (video_features(model, data.pixels[rows]), model.model.visual.merger.mlp[-1]),
+            (audio_features(model, data.mel[rows]), model.model.audio_tower.proj),
+        ):
+            scale = 0.7 / features.pow(2).mean().sqrt()
+            last.weight.mul_(scale)
+            last.bias.mul_(scale)
+    return accuracy
+
+
+@torch.no_grad()
+def features(model, data: Chunks, batch: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
+    """All chunks through the encoders: (N, 18, width) and (N, 10, width), float16."""
+    parts = range(0, len(data.labels), batch)
+    video = torch.cat([video_features(model, data.pixels[i : i + batch]).half() for i in parts])
+    audio = torch.cat([audio_features(model, data.mel[i : i + batch]).half() for i in parts])
+    return video, audio

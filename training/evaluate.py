@@ -1,0 +1,127 @@
+"""Accuracy of a saved model on rendered clips: `python -m training.evaluate FOLDER --split test --clips 100`.
+
+What it is: files written, decoded, through the real processor and the class's own forward pass, all questions of a clip
+in a batch; and the diagnostic "nobody sees media after layer l". What it is not: `omnidrop needle`, which compares
+methods.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+from training import build
+
+
+def load(folder: str | Path):
+    from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+
+    model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(folder).float().eval()
+    return model, Qwen2_5OmniProcessor.from_pretrained(folder)
+
+
+def ask(model, front, pictures, sound, texts: list[str], blind_after: int | None = None) -> list[str]:
+    """One word for each question about a clip. `blind_after`: text behind the media sees none of it in later layers."""
+    import torch
+
+    prompt = [
+        front.apply_chat_template(
+            [{"role": "user", "content": [{"type": "video", "video": "-"}, {"type": "text", "text": text}]}],
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        for text in texts
+    ]
+    x = build.process(front, prompt[:1], [pictures], [sound])  # the media once; the other prompts differ in text only
+    first = front.tokenizer(prompt[0])["input_ids"]
+    hole = first.index(front.video_token_id)
+    full = x["input_ids"][0].tolist()
+    media = full[hole : hole + len(full) - len(first) + 1]
+    rows = []
+    for text in prompt:
+        ids = front.tokenizer(text)["input_ids"]
+        rows.append(ids[:hole] + media + ids[hole + 1 :])
+    length = max(map(len, rows))
+    ids = torch.tensor([[front.tokenizer.pad_token_id] * (length - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+    n = len(rows)
+    with torch.no_grad():
+        inner = model.model
+        words = inner.get_input_embeddings()(ids)
+        sees = inner.get_audio_features(x["input_features"], x["feature_attention_mask"]).last_hidden_state
+        looks = torch.cat(inner.get_video_features(x["pixel_values_videos"], x["video_grid_thw"]).pooler_output)
+        for token, features in ((front.audio_token_id, sees), (front.video_token_id, looks)):
+            words = words.masked_scatter((ids == token)[..., None], features.repeat(n, 1).to(words.dtype))
+        lengths = x["feature_attention_mask"].sum(1)
+        positions, _ = model.get_rope_index(
+            ids, video_grid_thw=x["video_grid_thw"].repeat(n, 1), attention_mask=mask, use_audio_in_video=True,
+            audio_seqlens=lengths.repeat(n), second_per_grids=torch.full((n,), 1.0),
+        )  # fmt: skip
+        if blind_after is None:
+            out = inner.language_model(inputs_embeds=words, attention_mask=mask, position_ids=positions)
+            last = out.last_hidden_state[:, -1]
+        else:
+            lm = inner.language_model
+            seen = torch.ones(length, length, dtype=torch.bool).tril() & mask[:, None, None, :].bool()
+            seen = seen | torch.eye(length, dtype=torch.bool)
+            is_media = (ids == front.audio_token_id) | (ids == front.video_token_id)
+            behind = is_media.int().flip(1).cumsum(1).flip(1) == 0
+            blind = seen & ~(behind[:, None, :, None] & is_media[:, None, None, :])
+            rotary = lm.rotary_emb(words, positions)
+            for i, layer in enumerate(lm.layers):
+                words = layer(words, attention_mask=seen if i <= blind_after else blind, position_embeddings=rotary)
+            last = lm.norm(words)[:, -1]
+        return front.tokenizer.convert_ids_to_tokens(model.lm_head(last).argmax(-1).tolist())
+
+
+def accuracy(model, front, split: str, n_clips: int, n_chunks: int, blind_after: int | None = None, draws: int = 3,
+             first: int = 0) -> dict[str, dict]:  # fmt: skip
+    from omnidrop.needle import clip, files, questions
+
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    with tempfile.TemporaryDirectory() as folder:
+        for index in range(first, first + n_clips):
+            made = clip(split, index, n_chunks)
+            pictures, sound = files.read(files.write(made, Path(folder) / "clip.mp4"))
+            asked = [q for draw in range(draws) for q in questions(made, seed=draw)]
+            said = ask(model, front, pictures, sound, [q.text for q in asked], blind_after)
+            for question, word in zip(asked, said, strict=True):
+                counts[question.type][0] += word == question.answer
+                counts[question.type][1] += 1
+    return {kind: {"accuracy": right / n, "n": n} for kind, (right, n) in sorted(counts.items())}
+
+
+def report(folder: str | Path, n_clips: int = 100, n_chunks: int = 8, split: str = "test", log=print) -> dict:
+    model, front = load(folder)
+    short = lambda table: " ".join(f"{kind} {row['accuracy']:.2f}" for kind, row in table.items())  # noqa: E731
+    out = {"split": split, "unpruned": {}, "blind_after": {}}
+    out["unpruned"][n_chunks] = accuracy(model, front, split, n_clips, n_chunks)
+    log(f"{split}, {n_chunks} chunks, unpruned: {short(out['unpruned'][n_chunks])}")
+    for other in (4, 16, 32):
+        out["unpruned"][other] = accuracy(model, front, split, max(4, n_clips // 4), other)
+        log(f"{split}, {other} chunks, unpruned: {short(out['unpruned'][other])}")
+    for layer in range(3, build.LAYERS):
+        out["blind_after"][layer] = accuracy(model, front, split, max(4, n_clips // 5), n_chunks, layer, draws=2)
+        log(f"no media for the question after layer {layer}: {short(out['blind_after'][layer])}")
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--split", default="dev", choices=("dev", "test"))
+    parser.add_argument("--clips", type=int, default=50)
+    parser.add_argument("--chunks", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(args.threads)
+    print(json.dumps(report(args.folder, args.clips, args.chunks, args.split), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""Stage 2: the language model alone, from random weights, on composed clips.
+
+What it is: the forward pass over the model's own layers with one mask a layer, the losses and the loop. What it is not:
+a change to the model: masks and extra losses exist in training only.
+The one idea: where real omni models look things up, in the middle layers, this one shall too. In 80 % of the steps the
+question sees no media before layer 5; by layer 11 the key must know the answer.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from omnidrop.needle.task import MAX_CHUNKS
+from training import build
+from training.compose import IGNORE, Batch, Composer
+
+BLIND, BIND, PREVIOUS, MIDDLE = 5, 3, 4, 11  # layers: question blind below; read-outs after these
+CURRICULUM = (3, 4, 6, 8)
+MIXED = (4, 5, 6, 7, 8, 8, 8, 9, 10, 12, 14, 16)
+
+
+class Heads(nn.Module):
+    """Training-only read-outs of single chunks."""
+
+    def __init__(self):
+        super().__init__()
+        own = ("color", "shape", "pitch", "pattern")
+        self.own = nn.ModuleDict({name: nn.Linear(build.WIDTH, 7) for name in own})
+        self.last = nn.ModuleDict({name: nn.Linear(build.WIDTH, 7) for name in own})
+        self.count = nn.ModuleDict({name: nn.Linear(build.WIDTH, 7) for name in ("things", "sounds")})
+        self.index = nn.Linear(build.WIDTH, MAX_CHUNKS)
+
+
+def forward(model, batch: Batch, masks: list[torch.Tensor]) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+    """Last hidden state (normed) and the raw ones after the read-out layers."""
+    lm = model.model.language_model
+    hidden = lm.embed_tokens(batch.embeds_ids)
+    start, n = batch.media_start, batch.media.shape[1]
+    hidden = torch.cat([hidden[:, :start], batch.media, hidden[:, start + n :]], 1)
+    rotary = lm.rotary_emb(hidden, batch.positions)
+    kept = {}
+    for i, layer in enumerate(lm.layers):
+        hidden = layer(hidden, attention_mask=masks[i], position_embeddings=rotary)
+        if i in (BIND, PREVIOUS, MIDDLE):
+            kept[i] = hidden
+    return lm.norm(hidden), kept
+
+
+def read_out(head, hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    held = target != IGNORE
+    return F.cross_entropy(head(hidden[held]), target[held]) if held.any() else hidden.sum() * 0
+
+
+def losses(model, heads: Heads, batch: Batch, masks: list[torch.Tensor]) -> tuple[dict, torch.Tensor]:
+    """The losses by name, and which questions are answered rightly."""
+    final, kept = forward(model, batch, masks)
+    norm, head = model.model.language_model.norm, model.lm_head
+    out = {
+        "answer": read_out(head, final, batch.answer),
+        "hint": read_out(head, final, batch.hint),
+        "middle": read_out(lambda h: head(norm(h)), kept[MIDDLE], batch.middle),
+    }
+    start, n = batch.media_start, batch.media.shape[1]
+    by_chunk = lambda h: F.rms_norm(h[:, start : start + n].unflatten(1, (-1, build.PER_CHUNK)), (build.WIDTH,))  # noqa: E731
+    bound, previous = by_chunk(kept[BIND]), by_chunk(kept[PREVIOUS])
+
+    def says(layer, hidden, name):  # every given token of each chunk names the chunk's fact
+        want = batch.facts[name][..., None].expand(hidden.shape[:-1])
+        return F.cross_entropy(layer(hidden).flatten(0, -2), want.flatten())
+
+    out["bind"] = sum(says(heads.own[name], bound[:, :, -3:], name) for name in heads.own) / 4
+    out["index"] = says(heads.index, bound, "index")
+    video_end = build.VIDEO_PER_CHUNK
+    where = {"color": [video_end - 2, video_end - 1, -2, -1], "shape": [video_end - 2, video_end - 1, -2, -1]}
+    spoken = {name: previous[:, :, where.get(name, [-2, -1])] for name in heads.last}
+    out["last"] = sum(says(heads.last[name], spoken[name], "last " + name) for name in heads.last) / 4
+    out["count"] = sum(says(heads.count[name], previous[:, :, -2:], name) for name in heads.count) / 2
+    at = torch.arange(len(batch.at))[:, None]
+    right = head(final[at, batch.at]).argmax(-1) == batch.word
+    return out, right
+
+
+SHARE = {"answer": 1.0, "hint": 0.4, "middle": 0.4, "bind": 0.4, "index": 0.3, "last": 0.3, "count": 0.15}
+
+
+def accuracies(kinds: list[list[str]], right: torch.Tensor, into: dict[str, list[int]]) -> None:
+    for row, marks in zip(kinds, right.tolist(), strict=True):
+        for kind, mark in zip(row, marks, strict=True):
+            into[kind].append(int(mark))
+
+
+@torch.no_grad()
+def check(model, composer: Composer, n_chunks: int, n_clips: int, drop_after: int | None = None, split="dev",
+          seed: int = 0) -> dict[str, float]:  # fmt: skip
+    """Accuracy by type on composed clips as the model sees them at test time; optionally all media vanish after a
+    layer for the text behind them (own simple mask: media rows still run, nobody looks at them)."""
+    counts: dict[str, list[int]] = defaultdict(list)
+    for i in range(0, n_clips, 8):
+        batch = composer.batch(list(range(i, i + 8)), n_chunks, 24, seed, split=split, strict=0.0)
+        masks = [batch.plain] * build.LAYERS
+        if drop_after is not None:
+            gone = batch.plain.clone()
+            media = slice(batch.media_start, batch.media_start + batch.media.shape[1])
+            gone[:, :, media.stop :, media] = False
+            masks = [batch.plain if layer <= drop_after else gone for layer in range(build.LAYERS)]
+        final, _ = forward(model, batch, masks)
+        right = model.lm_head(final[torch.arange(len(batch.at))[:, None], batch.at]).argmax(-1) == batch.word
+        accuracies(batch.kind, right, counts)
+    return {kind: sum(marks) / len(marks) for kind, marks in sorted(counts.items())}
+
+
+def show(accuracy: dict[str, float]) -> str:
+    return " ".join(f"{kind} {value:.2f}" for kind, value in accuracy.items())
+
+
+def train(model, composer: Composer, folder: Path, seed: int, minutes: float, steps: int, log=print) -> None:
+    """Train in place, save every few minutes, go on from the last save. Ends after `steps` steps."""
+    torch.manual_seed(seed + 1)
+    heads = Heads()
+    parameters = [*model.model.language_model.parameters(), *model.lm_head.parameters(), *heads.parameters()]
+    decay = [p for p in parameters if p.ndim >= 2]
+    plain = [p for p in parameters if p.ndim < 2]
+    optimiser = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.03}, {"params": plain, "weight_decay": 0.0}], lr=PEAK, betas=(0.9, 0.98)
+    )
+    state = {"step": 0, "stage": 0, "since": 0, "ema": {}, "seconds": 0.0}
+    path = folder / "llm.pt"
+    if path.exists():
+        saved = torch.load(path, weights_only=False)
+        model.load_state_dict(saved["model"])
+        heads.load_state_dict(saved["heads"])
+        optimiser.load_state_dict(saved["optimiser"])
+        state = saved["state"]
+        log(f"goes on from step {state['step']}")
+    begun, last_save, spent = time.monotonic(), time.monotonic(), state["seconds"]
+
+    def save():
+        state["seconds"] = spent + time.monotonic() - begun
+        saved = {"model": model.state_dict(), "heads": heads.state_dict(), "optimiser": optimiser.state_dict()}
+        torch.save({**saved, "state": state}, path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").replace(path)
+
+    while state["step"] < steps:
+        step = state["step"]
+        rng = np.random.default_rng([seed, 5, step])  # of the step alone: resuming repeats nothing and skips nothing
+        mixed = state["stage"] >= len(CURRICULUM)
+        n_chunks = int(rng.choice(MIXED)) if mixed else CURRICULUM[state["stage"]]
+        n_clips = max(3, round(64 / max(n_chunks, 6)))
+        system = int(rng.integers(0, 40)) if rng.random() < 0.1 else None
+        first = 1_000_000 * (seed + 1) + 32 * step
+        batch = composer.batch(list(range(first, first + n_clips)), n_chunks, 16, seed, system=system)
+        blind = rng.random() < 0.8
+        masks = [batch.barred & batch.early if blind and i < BLIND else batch.barred for i in range(build.LAYERS)]
+        cool = max(0.0, (step / steps - 0.6) / 0.4)
+        rate = PEAK * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * cool)) + 1e-5
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        with torch.autocast("cpu", dtype=torch.bfloat16):  # a third faster with AVX512-BF16; weights stay float32
+            parts, right = losses(model, heads, batch, masks)
+        loss = sum(SHARE[name] * value for name, value in parts.items())
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        now: dict[str, list[int]] = defaultdict(list)
+        accuracies(batch.kind, right, now)
+        for kind, marks in now.items():
+            value = sum(marks) / len(marks)
+            state["ema"][kind] = 0.9 * state["ema"].get(kind, value) + 0.1 * value
+        state["step"], state["since"] = step + 1, state["since"] + 1
+        ema = state["ema"]
+        if not mixed and state["since"] >= 40 and min(ema.get(k, 0) for k in ("video", "audio", "joint")) > 0.8:
+            state["stage"], state["since"] = state["stage"] + 1, 0
+            log(f"step {step + 1}: on to {CURRICULUM[state['stage']] if state['stage'] < len(CURRICULUM) else 'mixed'}")
+        if step % 25 == 24:
+            took = spent + time.monotonic() - begun
+            line = " ".join(f"{name} {value.item():.2f}" for name, value in parts.items())
+            right_so_far = show(dict(sorted(ema.items())))
+            log(f"step {step + 1} of {steps}, {took:.0f} s, {n_chunks} chunks: {line} | {right_so_far}")
+        if time.monotonic() - last_save > 60 * minutes:
+            save()
+            last_save = time.monotonic()
+            log(f"saved; dev, 8 chunks: {show(check(model, composer, 8, 16))}")
+    save()
+
+
+PEAK = 1.2e-3

@@ -1,0 +1,70 @@
+"""The recipe as a command: `python -m training.tiny --seed 0 --out runs/seed0`.
+
+Every stage leaves a file in `--out` and is skipped when the file is there, so an interrupted run goes on where it was:
+chunks.pt (rendered chunks), encoders.pt (trained encoders), features.pt (their outputs), llm.pt (saved every few
+minutes, resumed from), and at the end model/ (the `save_pretrained` folder) and results.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--chunks", type=int, default=8192, help="rendered chunks, a multiple of 128")
+    parser.add_argument("--encoder-steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--save-minutes", type=float, default=4.0)
+    parser.add_argument("--test-clips", type=int, default=100, help="rendered clips for the final check")
+    args = parser.parse_args()
+
+    import torch
+
+    torch.set_num_threads(args.threads)
+    from training import build, chunks, compose, encoders, evaluate, llm
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+
+    def log(text: str) -> None:
+        print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
+
+    model = build.model(args.seed)
+    rendered, trained, cached = (args.out / f"{name}.pt" for name in ("chunks", "encoders", "features"))
+    if not cached.exists():
+        if rendered.exists():
+            data = torch.load(rendered, weights_only=False)
+        else:
+            data = chunks.render(args.chunks, args.seed, log=log)
+            torch.save(data, rendered)
+        if trained.exists():
+            model.load_state_dict(torch.load(trained))
+        else:
+            accuracy = encoders.train(model, data, args.encoder_steps, args.seed, log=log)
+            log(f"encoders, held-out chunks: {llm.show(accuracy)}")
+            torch.save(model.state_dict(), trained)
+        video, audio = encoders.features(model, data)
+        torch.save({"video": video, "audio": audio, "labels": data.labels, "model": model.state_dict()}, cached)
+        log(f"features cached after {time.monotonic() - began:.0f} s")
+        del data
+    saved = torch.load(cached)
+    model.load_state_dict(saved["model"])
+    composer = compose.Composer(saved["video"], saved["audio"], saved["labels"], model)
+    llm.train(model, composer, args.out, args.seed, args.save_minutes, args.steps, log=log)
+    build.save(model, args.out / "model")
+    results = evaluate.report(args.out / "model", n_clips=args.test_clips, n_chunks=8, log=log)
+    results["seed"], results["steps"] = args.seed, args.steps
+    results["llm_seconds"] = torch.load(args.out / "llm.pt", weights_only=False)["state"]["seconds"]
+    (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    log(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
