@@ -19,6 +19,7 @@ MEDIA = {
     "image": (Image(4, 5),),
     "mixed": (Audio(3.37), Video(5.0, second_per_grid=0.5, sound=4.21), Image(), Audio(1.01)),
     "short sound": (Video(6.0, sound=2.5),),
+    "sound ends first": (Video(2.0, second_per_grid=0.5, sound=0.5),),
     "long sound": (Video(3.0, sound=7.5),),
     "one grid": (Video(1.0),),
     "text": (),

@@ -142,6 +142,12 @@ def _layer_drops(
     return _lowest(total, count, margin)
 
 
+def _next_position(embedded: Embedded) -> float:
+    """generate() counts on from the last token's position, which need not be the highest: when a clip's sound ends
+    before its picture, Qwen2.5 lets the text after it start at the sound's end."""
+    return float(embedded.positions[:, -1].max()) + 1.0
+
+
 # ---- the two references
 
 
@@ -188,7 +194,7 @@ def run(model: Any, prompt: Prompt, plan: Plan | None, steps: int = 16, forced: 
             decoder.keys[index] = [decoder.keys[index][at] for at in stay]
             decoder.values[index] = [decoder.values[index][at] for at in stay]
     lengths = [len(keys) for keys in decoder.keys]
-    position = float(embedded.positions.max()) + 1.0
+    position = _next_position(embedded)
     logits, tokens = decoder.generate(prefill_logits[-1], position, steps, forced)
     return Run(kept, prefill_logits, logits, tokens, lengths, states, margin.value, scores)
 
@@ -216,6 +222,6 @@ def dropped_equals_masked(
         if index < len(embedded.deepstack):
             x = x + embedded.deepstack[index]
     prefill_logits = part.lm_head(rms_norm(part.norm, x))[kept[-1]]
-    position = float(embedded.positions.max()) + 1.0
+    position = _next_position(embedded)
     logits, tokens = decoder.generate(prefill_logits[-1], position, steps, forced, visible)
     return Run(list(kept), prefill_logits, logits, tokens, [length] * len(kept), [], math.inf)

@@ -23,8 +23,10 @@ def load(folder: str | Path):
     return model, Qwen2_5OmniProcessor.from_pretrained(folder)
 
 
-def ask(model, front, pictures, sound, texts: list[str], blind_after: int | None = None) -> list[str]:
-    """One word for each question about a clip. `blind_after`: text behind the media sees none of it in later layers."""
+def ask(model, front, pictures, sound, texts: list[str], blind_after: int | None = None,
+        hide: tuple[str, ...] = ("video", "audio")) -> list[str]:  # fmt: skip
+    """One word for each question about a clip. `blind_after`: in later layers the text behind the media sees none of
+    the modalities in `hide` (-1: in no layer). Media rows still see each other, so a sound may know its picture."""
     import torch
 
     prompt = [
@@ -67,9 +69,11 @@ def ask(model, front, pictures, sound, texts: list[str], blind_after: int | None
             lm = inner.language_model
             seen = torch.ones(length, length, dtype=torch.bool).tril() & mask[:, None, None, :].bool()
             seen = seen | torch.eye(length, dtype=torch.bool)
-            is_media = (ids == front.audio_token_id) | (ids == front.video_token_id)
+            token = {"audio": front.audio_token_id, "video": front.video_token_id}
+            is_media = (ids == token["audio"]) | (ids == token["video"])
             behind = is_media.int().flip(1).cumsum(1).flip(1) == 0
-            blind = seen & ~(behind[:, None, :, None] & is_media[:, None, None, :])
+            hidden = torch.isin(ids, torch.tensor([token[name] for name in hide]))
+            blind = seen & ~(behind[:, None, :, None] & hidden[:, None, None, :])
             rotary = lm.rotary_emb(words, positions)
             for i, layer in enumerate(lm.layers):
                 words = layer(words, attention_mask=seen if i <= blind_after else blind, position_embeddings=rotary)
@@ -78,16 +82,16 @@ def ask(model, front, pictures, sound, texts: list[str], blind_after: int | None
 
 
 def accuracy(model, front, split: str, n_clips: int, n_chunks: int, blind_after: int | None = None, draws: int = 3,
-             first: int = 0) -> dict[str, dict]:  # fmt: skip
+             hide: tuple[str, ...] = ("video", "audio")) -> dict[str, dict]:  # fmt: skip
     from omnidrop.needle import clip, files, questions
 
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     with tempfile.TemporaryDirectory() as folder:
-        for index in range(first, first + n_clips):
+        for index in range(n_clips):
             made = clip(split, index, n_chunks)
             pictures, sound = files.read(files.write(made, Path(folder) / "clip.mp4"))
             asked = [q for draw in range(draws) for q in questions(made, seed=draw)]
-            said = ask(model, front, pictures, sound, [q.text for q in asked], blind_after)
+            said = ask(model, front, pictures, sound, [q.text for q in asked], blind_after, hide)
             for question, word in zip(asked, said, strict=True):
                 counts[question.type][0] += word == question.answer
                 counts[question.type][1] += 1
@@ -97,12 +101,15 @@ def accuracy(model, front, split: str, n_clips: int, n_chunks: int, blind_after:
 def report(folder: str | Path, n_clips: int = 100, n_chunks: int = 8, split: str = "test", log=print) -> dict:
     model, front = load(folder)
     short = lambda table: " ".join(f"{kind} {row['accuracy']:.2f}" for kind, row in table.items())  # noqa: E731
-    out = {"split": split, "unpruned": {}, "blind_after": {}}
+    out = {"split": split, "unpruned": {}, "blind_after": {}, "hidden": {}}
     out["unpruned"][n_chunks] = accuracy(model, front, split, n_clips, n_chunks)
     log(f"{split}, {n_chunks} chunks, unpruned: {short(out['unpruned'][n_chunks])}")
     for other in (4, 16, 32):
         out["unpruned"][other] = accuracy(model, front, split, max(4, n_clips // 4), other)
         log(f"{split}, {other} chunks, unpruned: {short(out['unpruned'][other])}")
+    for hidden in ("audio", "video"):
+        out["hidden"][hidden] = accuracy(model, front, split, max(4, n_clips // 2), n_chunks, -1, hide=(hidden,))
+        log(f"{hidden} tokens hidden from the question: {short(out['hidden'][hidden])}")
     for layer in range(3, build.LAYERS):
         out["blind_after"][layer] = accuracy(model, front, split, max(4, n_clips // 5), n_chunks, layer, draws=2)
         log(f"no media for the question after layer {layer}: {short(out['blind_after'][layer])}")

@@ -25,7 +25,8 @@ def demo(options: argparse.Namespace) -> int:
 
     quiet_transformers()
     assets = prompt.TINY.parent
-    asked = json.loads((assets / "demo.json").read_text(encoding="utf-8"))["questions"]
+    content = json.loads((assets / "demo.json").read_text(encoding="utf-8"))
+    asked = content["questions"]
     model, processor = prompt.load(None, options.dtype, options.device, options.attn)
     one_thread_if_tiny(model)
     trained = getattr(model.config, "omnidrop_trained", True) is not False
@@ -49,6 +50,7 @@ def demo(options: argparse.Namespace) -> int:
             "version": 1,
             "setup": setup(options, model),
             "trained": trained,
+            "clip_chosen": content["chosen"],
             "media": [described(clip)],
             "questions": [
                 {
@@ -72,6 +74,7 @@ def demo(options: argparse.Namespace) -> int:
     print(show.table(rows, left=5))
     right = [sum(answer[i].answer == answer[0]["answer"] for answer in answers) for i in (1, 2)]
     print(f"\nright: {right[0]} of {len(answers)} with all tokens, {right[1]} of {len(answers)} pruned")
+    print(f"(the clip is no average one: it is {content['chosen']}; averages are in docs/needle.md)")
     if not trained:
         print("(this model's weights are random: its answers mean nothing, its costs are real)")
     first = answers[0]
