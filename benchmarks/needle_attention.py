@@ -3,7 +3,7 @@
     python benchmarks/needle_attention.py --clips 16 > benchmarks/results/needle_dev_attention.json
 
 Per decoder layer, for questions of each kind: the share of the media's attention that lies on the evidence chunks, how
-often the highest S is in one of them, and the share on video tokens. Chance for one chunk of eight is 0.125. It explains
+often the highest S is in one of them, and the share on video tokens. Chance for one chunk of eight is .125. It explains
 which layers' scores can guide pruning; docs/needle_results.md uses it. Development split: not for reporting methods.
 """
 

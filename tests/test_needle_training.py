@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from omnidrop.models import adapt
+
 ROOT = Path(__file__).parent.parent
 pytest.importorskip("av")
 pytest.importorskip("PIL")
@@ -52,7 +54,7 @@ def test_a_composed_sequence_is_the_processors(training, composer, tmp_path):
     prompt = front.apply_chat_template(prompts.conversation("-", text), add_generation_prompt=True, tokenize=False)
     x = training.build.process(front, [prompt], [pictures], [sound])
     real = x["input_ids"][0]
-    media = (real == front.video_token_id) | (real == front.audio_token_id)
+    media = (real == front.tokenizer.video_token_id) | (real == front.tokenizer.audio_token_id)
     assert len(real) == stop and torch.equal(real[~media], ids[:stop][~media])
     where = media.nonzero().flatten()
     assert where[0] == batch.media_start and len(where) == 5 * 28
@@ -77,7 +79,7 @@ def test_a_question_among_others_is_the_question_alone(training, composer):
         ids = batch.embeds_ids[:, rows]
         words = model.get_input_embeddings()(ids)
         words[:, batch.media_start : body - 2] = batch.media
-        alone = model.model.language_model(inputs_embeds=words, position_ids=batch.positions[:, :, rows])
+        alone = adapt(model).decoder(inputs_embeds=words, position_ids=batch.positions[:, :, rows])
         torch.testing.assert_close(
             model.lm_head(alone.last_hidden_state[:, -1]),
             model.lm_head(together[:, batch.at[0, j]]),

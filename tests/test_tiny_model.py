@@ -87,7 +87,7 @@ def test_chunks_are_interleaved_and_local(tiny):
     model, processor = tiny
     x = inputs(processor, ASSETS / "demo.mp4", "when is the circle ?")
     ids = x["input_ids"][0].tolist()
-    video, audio = processor.video_token_id, processor.audio_token_id
+    video, audio = processor.tokenizer.video_token_id, processor.tokenizer.audio_token_id
     first = ids.index(video)
     assert ids[first : first + 8 * 28] == ([video] * 18 + [audio] * 10) * 8
     assert ids[: first - 2] == processor.tokenizer("<|im_start|>system you are a helpful assistant .<|im_end|>"

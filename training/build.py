@@ -131,10 +131,12 @@ def model(seed: int):
     import torch
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
+    from omnidrop.models import adapt
+
     torch.manual_seed(seed)
     out = Qwen2_5OmniThinkerForConditionalGeneration(config())
     with torch.no_grad():
-        for name, weight in out.model.language_model.named_parameters():
+        for name, weight in adapt(out).decoder.named_parameters():
             if "embed_tokens" in name:
                 weight.normal_(0, 0.5)
             elif weight.ndim == 2:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from omnidrop.models import adapt
 from training import build
 from training.chunks import EMPTY, Chunks
 
@@ -21,14 +22,14 @@ def video_features(model, pixels: torch.Tensor) -> torch.Tensor:
     """(N, 72, 1176) -> (N, 18, width)"""
     grid = GRID.repeat(len(pixels), 1)
     # one batched call: attention stays inside each temporal grid, as in the model's own forward
-    out = model.model.visual(pixels.flatten(0, 1).float(), grid_thw=grid).pooler_output
+    out = adapt(model).vision_encoder(pixels.flatten(0, 1).float(), grid_thw=grid).pooler_output
     return out.reshape(len(pixels), build.VIDEO_PER_CHUNK, -1)
 
 
 def audio_features(model, mel: torch.Tensor) -> torch.Tensor:
     """(N, 64, 40) -> (N, 10, width)"""
     lengths = torch.full((len(mel),), mel.shape[2])
-    out = model.model.audio_tower(mel.float().transpose(0, 1).flatten(1), feature_lens=lengths).last_hidden_state
+    out = adapt(model).audio_encoder(mel.float().transpose(0, 1).flatten(1), feature_lens=lengths).last_hidden_state
     return out.reshape(len(mel), build.AUDIO_PER_CHUNK, -1)
 
 
@@ -46,7 +47,7 @@ def train(model, data: Chunks, steps: int, seed: int, batch: int = 64, log=print
     torch.manual_seed(seed)
     width = build.WIDTH
     probes = nn.ModuleDict({name: nn.Linear(width, 7) for name in ("color", "shape", "pitch", "pattern")})
-    towers = [model.model.visual, model.model.audio_tower]
+    towers = [adapt(model).vision_encoder, adapt(model).audio_encoder]
     for tower in towers:  # the class's .02 is for wide models
         for weight in tower.parameters():
             if weight.ndim >= 2:
@@ -89,8 +90,8 @@ def train(model, data: Chunks, steps: int, seed: int, batch: int = 64, log=print
             accuracy[name + " empty"] = (logits.argmax(-1) == want)[~held].float().mean().item()
         rows = torch.arange(min(512, len(data.labels)))
         for features, last in (
-            (video_features(model, data.pixels[rows]), model.model.visual.merger.mlp[-1]),
-            (audio_features(model, data.mel[rows]), model.model.audio_tower.proj),
+            (video_features(model, data.pixels[rows]), adapt(model).vision_encoder.merger.mlp[-1]),
+            (audio_features(model, data.mel[rows]), adapt(model).audio_encoder.proj),
         ):
             scale = 0.7 / features.pow(2).mean().sqrt()
             last.weight.mul_(scale)

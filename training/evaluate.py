@@ -13,6 +13,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+from omnidrop.models import adapt
 from training import build
 
 
@@ -39,7 +40,7 @@ def ask(model, front, pictures, sound, texts: list[str], blind_after: int | None
     ]
     x = build.process(front, prompt[:1], [pictures], [sound])  # the media once; the other prompts differ in text only
     first = front.tokenizer(prompt[0])["input_ids"]
-    hole = first.index(front.video_token_id)
+    hole = first.index(front.tokenizer.video_token_id)
     full = x["input_ids"][0].tolist()
     media = full[hole : hole + len(full) - len(first) + 1]
     rows = []
@@ -51,11 +52,10 @@ def ask(model, front, pictures, sound, texts: list[str], blind_after: int | None
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
     n = len(rows)
     with torch.no_grad():
-        inner = model.model
-        words = inner.get_input_embeddings()(ids)
-        sees = inner.get_audio_features(x["input_features"], x["feature_attention_mask"]).last_hidden_state
-        looks = torch.cat(inner.get_video_features(x["pixel_values_videos"], x["video_grid_thw"]).pooler_output)
-        for token, features in ((front.audio_token_id, sees), (front.video_token_id, looks)):
+        words = model.get_input_embeddings()(ids)
+        sees = model.get_audio_features(x["input_features"], x["feature_attention_mask"]).last_hidden_state
+        looks = torch.cat(model.get_video_features(x["pixel_values_videos"], x["video_grid_thw"]).pooler_output)
+        for token, features in ((front.tokenizer.audio_token_id, sees), (front.tokenizer.video_token_id, looks)):
             words = words.masked_scatter((ids == token)[..., None], features.repeat(n, 1).to(words.dtype))
         lengths = x["feature_attention_mask"].sum(1)
         positions, _ = model.get_rope_index(
@@ -63,13 +63,13 @@ def ask(model, front, pictures, sound, texts: list[str], blind_after: int | None
             audio_seqlens=lengths.repeat(n), second_per_grids=torch.full((n,), 1.0),
         )  # fmt: skip
         if blind_after is None:
-            out = inner.language_model(inputs_embeds=words, attention_mask=mask, position_ids=positions)
+            out = adapt(model).decoder(inputs_embeds=words, attention_mask=mask, position_ids=positions)
             last = out.last_hidden_state[:, -1]
         else:
-            lm = inner.language_model
+            lm = adapt(model).decoder
             seen = torch.ones(length, length, dtype=torch.bool).tril() & mask[:, None, None, :].bool()
             seen = seen | torch.eye(length, dtype=torch.bool)
-            token = {"audio": front.audio_token_id, "video": front.video_token_id}
+            token = {"audio": front.tokenizer.audio_token_id, "video": front.tokenizer.video_token_id}
             is_media = (ids == token["audio"]) | (ids == token["video"])
             behind = is_media.int().flip(1).cumsum(1).flip(1) == 0
             hidden = torch.isin(ids, torch.tensor([token[name] for name in hide]))

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from omnidrop.models import adapt
 from omnidrop.needle.task import MAX_CHUNKS
 from training import build
 from training.compose import IGNORE, Batch, Composer
@@ -41,7 +42,7 @@ class Heads(nn.Module):
 
 def forward(model, batch: Batch, masks: list[torch.Tensor]) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
     """Last hidden state (normed) and the raw ones after the read-out layers."""
-    lm = model.model.language_model
+    lm = adapt(model).decoder
     hidden = lm.embed_tokens(batch.embeds_ids)
     start, n = batch.media_start, batch.media.shape[1]
     hidden = torch.cat([hidden[:, :start], batch.media, hidden[:, start + n :]], 1)
@@ -62,7 +63,7 @@ def read_out(head, hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def losses(model, heads: Heads, batch: Batch, masks: list[torch.Tensor]) -> tuple[dict, torch.Tensor]:
     """The losses by name, and which questions are answered rightly."""
     final, kept = forward(model, batch, masks)
-    norm, head = model.model.language_model.norm, model.lm_head
+    norm, head = adapt(model).decoder.norm, model.lm_head
     out = {
         "answer": read_out(head, final, batch.answer),
         "hint": read_out(head, final, batch.hint),
@@ -125,7 +126,7 @@ def train(model, composer: Composer, folder: Path, seed: int, minutes: float, st
     """Train in place, save every few minutes, go on from the last save. Ends after `steps` steps."""
     torch.manual_seed(seed + 1)
     heads = Heads()
-    parameters = [*model.model.language_model.parameters(), *model.lm_head.parameters(), *heads.parameters()]
+    parameters = [*adapt(model).decoder.parameters(), *model.lm_head.parameters(), *heads.parameters()]
     decay = [p for p in parameters if p.ndim >= 2]
     plain = [p for p in parameters if p.ndim < 2]
     optimiser = torch.optim.AdamW(
