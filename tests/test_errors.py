@@ -44,6 +44,11 @@ SettingError, InputError, ModelError = omnidrop.SettingError, omnidrop.InputErro
     ({"lambda_div": -0.5}, r"lambda_div is -0\.5\b"),
     ({"beta": -3.0}, r"beta is -3\.0\b"),
     ({"t_mid": 7.0}, r"t_mid is 7\.0\b"),
+    ({"keep": "0.3"}, r"keep is '0\.3'; it must be a number"),
+    ({"keep": True}, r"keep is True; it must be a number"),
+    ({"beta": float("inf")}, r"beta is inf; it must be a number"),
+    ({"evict": "yes"}, r"evict is 'yes'; it must be True or False"),
+    ({"normalize": 1}, r"normalize is 1; it must be True or False"),
 ], ids=str)  # fmt: skip
 def test_settings(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(SettingError, match=says) as error:
@@ -197,6 +202,13 @@ def test_nested(family: str) -> None:
         assert state(full) == before
     with omnidrop.prune(full, METHOD), omnidrop.prune(model_of(family), METHOD):
         pass  # two models at once are fine
+    again = omnidrop.prune(full, METHOD)
+    for _ in range(2):  # one object, one `with` after another: each with a trace of its own
+        with again as trace:
+            assert greedy(full.thinker, row.inputs, 2).sequences.equal(pruned.sequences) and not trace.history
+            with pytest.raises(ModelError, match=r"being pruned already"), again:
+                pass
+        assert state(full) == before
 
 
 def test_clips_that_beams_would_mix_up() -> None:

@@ -33,6 +33,10 @@ def test_sigmoid_by_hand():
     assert shares == pytest.approx([0.1 + 0.4 / (1 + e), 0.3, 0.1 + 0.4 / (1 + 1 / e), 0.0])
 
 
+def test_a_steep_sigmoid_is_a_step():
+    assert schedule.sigmoid(6, p_init=0.1, p_final=0.5, t_mid=0.6, beta=1e6) == [0.1, 0.1, 0.1, 0.5, 0.5, 0.0]
+
+
 def test_exponential_by_hand():
     assert schedule.exponential(4, p_init=0.1, p_final=0.4) == pytest.approx([0.1, 0.2, 0.4, 0.0])
 

@@ -14,8 +14,7 @@ unchanged and no attention matrix is asked for.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -39,8 +38,7 @@ from .trace import Record, Trace
 _pruning: WeakSet[nn.Module] = WeakSet()  # thinkers inside a `with` right now
 
 
-@contextmanager
-def prune(model: nn.Module, method: Method, *, query: Tensor | None = None) -> Iterator[Trace]:
+def prune(model: nn.Module, method: Method, *, query: Tensor | None = None) -> Pruning:
     """Drop audio and video tokens inside `model` for the length of the `with`, as `method` says.
 
         with omnidrop.prune(model, omnidrop.OmniDrop(keep=0.3)) as trace:
@@ -57,22 +55,39 @@ def prune(model: nn.Module, method: Method, *, query: Tensor | None = None) -> I
     Raises `ModelError` for an unsupported model, cache or way of decoding, `InputError` for inputs that cannot be
     pruned, `SettingError` for wrong settings. Paper: arXiv 2605.14458.
     """
-    if not isinstance(method, Method):
-        raise SettingError(
-            f"the method is {method!r}; give one of omnidrop.methods, such as omnidrop.OmniDrop(keep=0.3)"
-        )
-    adapter = adapt(model)
-    if adapter.thinker in _pruning:
-        raise ModelError("this model is being pruned already: leave the other `with omnidrop.prune(...)` first")
-    caches.check_prunable(None, adapter.decoder.config)
-    session = _Session(adapter, method, query)
-    _pruning.add(adapter.thinker)
-    try:
-        session.attach()
-        yield session.trace
-    finally:
-        session.detach()
-        _pruning.discard(adapter.thinker)
+    return Pruning(model, method, query)
+
+
+class Pruning:
+    """What `prune` gives: a context manager, to be entered as often as wanted, one `with` after another."""
+
+    def __init__(self, model: nn.Module, method: Method, query: Tensor | None) -> None:
+        if not isinstance(method, Method):
+            raise SettingError(
+                f"the method is {method!r}; give one of omnidrop.methods, such as omnidrop.OmniDrop(keep=0.3)"
+            )
+        self._adapter, self._method, self._query = adapt(model), method, query
+        self._session: _Session | None = None
+        caches.check_prunable(None, self._adapter.decoder.config)
+
+    def __enter__(self) -> Trace:
+        thinker = self._adapter.thinker
+        if thinker in _pruning:
+            raise ModelError("this model is being pruned already: leave the other `with omnidrop.prune(...)` first")
+        self._session = _Session(self._adapter, self._method, self._query)
+        _pruning.add(thinker)
+        try:
+            self._session.attach()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self._session.trace
+
+    def __exit__(self, *error: object) -> None:
+        assert self._session is not None
+        self._session.detach()
+        self._session = None
+        _pruning.discard(self._adapter.thinker)
 
 
 class _Session:

@@ -21,7 +21,7 @@ def sigmoid(layers: int, *, p_init: float, p_final: float, t_mid: float = 0.5, b
     Returns L shares in [0, 1], the last one 0.
     """
     _check_shares(p_init=p_init, p_final=p_final)
-    return _by_depth(layers, lambda depth: p_init + (p_final - p_init) / (1.0 + math.exp(-beta * (depth - t_mid))))
+    return _by_depth(layers, lambda depth: p_init + (p_final - p_init) * _sigma(beta * (depth - t_mid)))
 
 
 def exponential(layers: int, *, p_init: float, p_final: float) -> list[float]:
@@ -30,6 +30,11 @@ def exponential(layers: int, *, p_init: float, p_final: float) -> list[float]:
     if p_init <= 0:
         raise SettingError(f"the exponential schedule needs p_init > 0, got {p_init}")
     return _by_depth(layers, lambda depth: p_init * (p_final / p_init) ** depth)
+
+
+def _sigma(x: float) -> float:
+    """1 / (1 + exp(-x)), also where exp would overflow."""
+    return 1.0 / (1.0 + math.exp(-x)) if x > -700.0 else 0.0
 
 
 def _by_depth(layers: int, share: Callable[[float], float]) -> list[float]:

@@ -6,6 +6,7 @@ sample at a time through a view, and does what it returns. `with omnidrop.prune(
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -95,8 +96,10 @@ class Method(ABC):
 
 
 def check_range(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
-    """Raise `SettingError` unless low <= value <= high (low < value with `open_low`). NaN fails: it compares false."""
-    inside = low < value <= high if open_low else low <= value <= high
-    if not inside:
+    """Raise `SettingError` unless value is a finite number with low <= value <= high (low < value with `open_low`)."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number:
+        raise SettingError(f"{name} is {value!r}; it must be a number")
+    if not (low < value <= high if open_low else low <= value <= high):
         left = "(" if open_low else "["
         raise SettingError(f"{name} is {value}; it must lie in {left}{low}, {high}]")

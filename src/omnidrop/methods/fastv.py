@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import select
 from ..errors import SettingError
+from ..tokens import QUERIES
 from .base import Budget, LayerView, Method, check_range
 
 
@@ -28,6 +29,8 @@ class FastV(Method):
     def __post_init__(self) -> None:
         check_range("keep", self.keep, 0.0, 1.0, open_low=True)
         check_range("layer", self.layer, 0, math.inf)
+        if self.query not in QUERIES:
+            raise SettingError(f"query is {self.query!r}; choose one of {', '.join(map(repr, QUERIES))}")
 
     def plan(self, budget: Budget) -> list[int]:
         before = self.layer + 1  # layers that see everything

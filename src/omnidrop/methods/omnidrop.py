@@ -67,6 +67,9 @@ class OmniDrop(Method):
         check_range("beta", self.beta, 0.0, math.inf)
         if self.tds_start is not None:
             check_range("tds_start", self.tds_start, 0, math.inf)
+        for name in ("normalize", "evict"):
+            if not isinstance(getattr(self, name), bool):
+                raise SettingError(f"{name} is {getattr(self, name)!r}; it must be True or False")
         if self.query not in QUERIES:
             raise SettingError(f"query is {self.query!r}; choose one of {', '.join(map(repr, QUERIES))}")
         if self.images not in ("keep", "prune"):
