@@ -303,11 +303,10 @@ def test_memory_peak_sees_a_large_block() -> None:
 README = Path(__file__).parent.parent / "README.md"
 
 
-def test_the_readmes_first_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readmes_first_block_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     block = re.search(r"```python\n(.*?)```", README.read_text(), re.S).group(1)
     assert len(block.splitlines()) <= 6
-    (tmp_path / "clip.mp4").write_bytes(Path(DEMO).read_bytes())
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(README.parent)  # as it stands, in a checkout
     names: dict[str, Any] = {}
     exec(block, names)
     assert abs(names["trace"].keep - 0.3) < 0.02 and names["output"].shape[1] > names["inputs"]["input_ids"].shape[1]
