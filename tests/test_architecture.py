@@ -22,6 +22,7 @@ ORDER = [
     "trace",
     "methods",
     "models",
+    "encoders",
     "prefill",
     "cache",
     "call",
@@ -32,7 +33,20 @@ ORDER = [
     "needle",
     "cli",
 ]
-PURE = ["errors", "clock", "tokens", "schedule", "score", "select", "rows", "trace", "methods", "models", "prefill"]
+PURE = [
+    "errors",
+    "clock",
+    "tokens",
+    "schedule",
+    "score",
+    "select",
+    "rows",
+    "trace",
+    "methods",
+    "models",
+    "encoders",
+    "prefill",
+]
 
 
 def _imports(path: Path) -> set[str]:

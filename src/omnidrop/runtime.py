@@ -23,14 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from . import cache as caches
-from . import score
 from .call import Call, Decision
 from .clock import Stopwatch
 from .cut import Cut
+from .encoders import EncoderNotes
 from .errors import InputError, ModelError, SettingError
 from .methods import Method
 from .models import Adapter, adapt
-from .models.base import as_long, split_heads
 from .prefill import Attended, Prefill
 from .tokens import build
 from .trace import Record, Trace
@@ -103,10 +102,9 @@ class _Session:
         self.cut: Cut | None = None  # its shortened tensors, if anything is dropped
         self.step: tuple[Any, Tensor | None] | None = None  # a later step: its cache, its attention mask
         self.decision: Decision | None = None
-        self.grids: list[Tensor] = []  # of the vision encoder's calls since the latest prompt, images before videos
-        self.mel_frames: Tensor | None = None
+        self.encoders = EncoderNotes(adapter)
         self.timers: dict[str, Stopwatch] = {}
-        self.seen: dict[str, Tensor] = {}  # projections of the attention that is running
+        self.projected: dict[str, Tensor] = {}  # "queries" and "keys" of the decoder layer that is running
         self.signature = inspect.signature(adapter.thinker.forward)
 
     # coming and going ------------------------------------------------------------------------------------------------
@@ -121,15 +119,15 @@ class _Session:
             after(module, partial(self.on_stage_end, stage))
         if self.method.wants_audio_saliency():
             attention = adapter.audio_attention
-            before(attention, self.on_audio_windows)
-            after(attention.q_proj, partial(self.on_projection, "audio_queries"))
-            after(attention.k_proj, partial(self.on_projection, "audio_keys"))
+            before(attention, lambda module, args, kwargs: self.encoders.audio_attention(args, kwargs))
+            for name, projection in (("queries", attention.q_proj), ("keys", attention.k_proj)):
+                after(projection, partial(self.on_projection, self.encoders.projected, name))
         before(adapter.decoder, self.on_decoder)
         after(adapter.decoder, self.on_decoder_end)
         for index, layer in enumerate(self.layers):
             before(layer, partial(self.on_layer, index))
-            after(adapter.query_module(index), partial(self.on_layer_projection, index, "queries"))
-            after(adapter.key_module(index), partial(self.on_layer_projection, index, "keys"))
+            for name, projection in (("queries", adapter.query_module(index)), ("keys", adapter.key_module(index))):
+                after(projection, partial(self.on_layer_projection, index, name))
         before(adapter.head, self.on_head)
         after(adapter.head, partial(self.on_stage_end, "head"))
         # assisted decoding prefills prompt and guesses at once: the guesses would be taken for the question
@@ -141,8 +139,8 @@ class _Session:
         self.handles.clear()
         self.adapter.thinker.__dict__.pop("_get_candidate_generator", None)
         self.call = self.prefill = self.cut = self.step = self.decision = None
-        self.seen.clear()
-        self.grids.clear()
+        self.projected.clear()
+        self.encoders.clear()
 
     def _before(self, module: nn.Module, hook: Callable[..., Any]) -> None:
         self.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
@@ -156,31 +154,26 @@ class _Session:
         arguments = self.signature.bind_partial(*args, **kwargs).arguments
         self.call = Call(adapter=self.adapter, arguments={**arguments, **arguments.get("kwargs", {})})
         self.prefill = self.cut = self.step = None
-        self.seen.clear()
+        self.projected.clear()
 
     def on_vision(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        grid = kwargs.get("grid_thw", args[1] if len(args) > 1 else None)
-        if grid is not None:
-            self.grids.append(grid)
+        self.encoders.vision(args, kwargs)
         self.start("vision_encoder", _device(args, kwargs))
 
     def on_audio(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self.mel_frames = kwargs.get("feature_lens", args[1] if len(args) > 1 else None)
+        self.encoders.audio(args, kwargs)
         self.start("audio_encoder", _device(args, kwargs))
 
-    def on_audio_windows(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        bounds = kwargs.get("cu_seqlens", args[1] if len(args) > 1 else None)
-        if bounds is not None:
-            self.seen["audio_windows"] = bounds
-
-    def on_projection(self, name: str, module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
-        self.seen[name] = output
+    def on_projection(
+        self, notes: dict[str, Tensor], name: str, module: nn.Module, args: tuple, kwargs: dict, output: Tensor
+    ) -> None:
+        notes[name] = output
 
     def on_layer_projection(
         self, index: int, name: str, module: nn.Module, args: tuple, kwargs: dict, output: Tensor
     ) -> None:
         if self.cut is not None and self.cut.prefill.drops_after(index):
-            self.seen[name] = output
+            self.projected[name] = output
 
     def on_head(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         if self.prefill is not None:
@@ -236,7 +229,7 @@ class _Session:
         earlier = self.decision if call.repeats(self.decision) else None
         if earlier is None and call.has_media():
             call.check(cache)
-        sizes = earlier.sizes if earlier else call.sizes(self.grids, self.mel_frames)
+        sizes = earlier.sizes if earlier else call.sizes(self.encoders.grids, self.encoders.mel_frames)
         query = method.query if self.query is None or earlier else self.query
         layout = build(call.input_ids, call.padding, adapter.vocabulary, sizes, query)
         call.check_length(kwargs.get("position_ids"))
@@ -249,7 +242,7 @@ class _Session:
             followed=earlier.kept if earlier else None,
         )
         self.start("input_stage", embeds.device)
-        columns = prefill.enter(embeds, None if earlier else self._saliency())
+        columns = prefill.enter(embeds, None if earlier else self.encoders.saliency())
         if columns is not None:
             wanted = kwargs.get("output_hidden_states") or getattr(
                 adapter.decoder.config, "output_hidden_states", False
@@ -257,8 +250,7 @@ class _Session:
             self.cut = Cut(prefill=prefill, config=adapter.decoder.config, embeds=embeds if wanted else None)
             kwargs = self.cut.enter(embeds, columns, kwargs)
         self.timers["input_stage"].stop(embeds.device)
-        self.seen.clear()
-        self.grids.clear()
+        self.encoders.clear()
         if earlier is None:
             self.decision = Decision(input_ids=call.input_ids.cpu(), sizes=sizes, kept=prefill.kept)
         self.start("decoder", embeds.device)
@@ -283,19 +275,19 @@ class _Session:
             return None
         hidden = cut.add_features(args[0], index - 1)
         columns = cut.prefill.leave(index - 1, self._attended(index - 1))
-        self.seen.clear()
+        self.projected.clear()
         if columns is not None:
             hidden = cut.advance(hidden, columns, kwargs)
         return (hidden, *args[1:]), cut.arguments(kwargs)
 
     def _attended(self, index: int) -> Attended | None:
         """What `index`, the layer before this one, projected; None where nothing will be scored."""
-        if self.cut is None or self.cut.rotary is None or "queries" not in self.seen:
+        if self.cut is None or self.cut.rotary is None or "queries" not in self.projected:
             return None
-        queries, (cos, sin) = self.seen["queries"], self.cut.rotary
+        queries, (cos, sin) = self.projected["queries"], self.cut.rotary
         return Attended(
             queries=queries,
-            keys=self.seen["keys"],
+            keys=self.projected["keys"],
             rotary=(self.adapter.join_axes(cos).to(queries.device), self.adapter.join_axes(sin).to(queries.device)),
             scale=self.layers[index].self_attn.scaling,
         )
@@ -316,20 +308,6 @@ class _Session:
         if cut.embeds is not None and output.hidden_states is not None:
             output.hidden_states = cut.full_length(output.hidden_states, self.adapter.decoder.norm)
         return output
-
-    def _saliency(self) -> Tensor | None:
-        """Attention that each audio token received in the last audio-encoder layer."""
-        if "audio_queries" not in self.seen or self.mel_frames is None:
-            return None
-        attention = self.adapter.audio_attention
-        frames = self.seen["audio_queries"].shape[0]
-        queries, keys = (
-            split_heads(self.seen[name], attention.head_dim).transpose(0, 1) for name in ("audio_queries", "audio_keys")
-        )
-        lengths = as_long(self.seen["audio_windows"]).diff().tolist()
-        assert sum(lengths) == frames
-        received = score.attention_received(queries, keys, lengths, scale=attention.scaling)
-        return self.adapter.pool_saliency(received, self.mel_frames)
 
     def _record(self, prefill: Prefill) -> None:
         """Show this prefill in the trace. The head's time is added to the same record when it has run."""
