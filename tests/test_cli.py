@@ -167,7 +167,7 @@ def test_demo_json(capsys: pytest.CaptureFixture) -> None:
         (["run", DEMO], "give the files first and the question last"),
         (["run", DEMO, "q", "--keep", "2"], "keep is 2.0"),
         (["run", DEMO, "q", "--keep", "0"], "keep is 0.0"),
-        (["run", DEMO, "q", "--method", "magic"], "there is no method 'magic'; choose one of omnidrop"),
+        (["run", DEMO, "q", "--method", "magic"], "there is no method 'magic'; choose one of "),
         (["run", DEMO, "q", "--paper", "70b/30"], "70b"),
         (["run", DEMO, "q", "--paper", "7b"], "--paper is '7b'; choose 7b/30"),
         (["run", DEMO, "q", "--paper", "7b/30", "--keep", "0.3"], "--paper is a complete setting"),

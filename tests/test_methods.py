@@ -6,71 +6,177 @@ A method joins by one line in METHODS.
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
+import tiny
 import torch
-from cases import MEDIA, model_of
-from prompts import batch, prompt
+from cases import MEDIA, greedy, model_of
+from prompts import Prompt, batch, prompt
 
 import omnidrop
 from omnidrop import Cutoff, FastV, OmniDrop, Random, SettingError, Uniform, methods
+from omnidrop.budget import Budget
+from omnidrop.methods.reach import SHAPE
 
 METHODS: dict[str, Any] = {
-    "omnidrop": lambda keep: OmniDrop(keep=keep),
-    "omnidrop in the decoder only": lambda keep: OmniDrop(keep=keep, audio_keep=1.0, video_keep=1.0),
-    "random at input": lambda keep: Random(keep=keep),
-    "random by layer": lambda keep: Random(keep=keep, where="layers"),
-    "uniform": lambda keep: Uniform(keep=keep),
-    "fastv": lambda keep: FastV(keep=keep, layer=1),
+    "omnidrop": OmniDrop,
+    "omnidrop in the decoder only": partial(OmniDrop, audio_keep=1.0, video_keep=1.0),
+    "random at input": Random,
+    "random by layer": partial(Random, where="layers"),
+    "uniform": Uniform,
+    "fastv": partial(FastV, layer=1),
+    "pyramiddrop": methods.PyramidDrop,
+    "seats": methods.SEATS,
+    "seats, layers remember": partial(methods.SEATS, evict=False),
+    "divprune": methods.DivPrune,
+    "dycoke": partial(methods.DyCoke, audio_keep=0.3),  # audio is most of these prompts
+    "omnizip": methods.OmniZip,
+    "omnizip, no clamp": partial(methods.OmniZip, clamp=False),
+    "dash": methods.DASH,
+    "visionzip": methods.VisionZip,
+    "omnipack": methods.OmniPack,
+    "apack": methods.APack,
 }
+WORDS = ("layers", "input", "flops", "kv")
+TARGETS = (0.5, 0.7, 0.85)  # the first that a method reaches on a prompt is tested there
+
+
+def reach(method: Any, word: str, model: Any, made: Prompt) -> tuple[float, Any, torch.Tensor] | None:
+    """The first target in reach, its trace and logits. A refusal must name a range that excludes the target."""
+    for keep in TARGETS:
+        try:
+            with torch.no_grad(), omnidrop.prune(model, method(keep=keep, budget=word)) as trace:
+                return keep, trace, model(**made.inputs).logits
+        except SettingError as refusal:
+            low, high = map(float, re.search(r"keeps ([\d.]+) to ([\d.]+);", str(refusal)).groups())
+            assert not low <= keep <= high, str(refusal)
+    return None
+
+
+def slack(made: Prompt, word: str) -> float:
+    """One token a chunk; one of them is worth at most twice its share in FLOPs."""
+    media = int(torch.isin(made.modality, torch.tensor([1, 2])).sum())
+    return (int(made.chunk.max()) + 1) / media * (2 if word == "flops" else 1)
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("clip", ["video", "three videos", "silent video", "audio", "mixed"])
+@pytest.mark.parametrize("clip", ["video", "three videos", "silent video", "audio", "mixed", "one grid"])
 @pytest.mark.parametrize("family", ["qwen2_5", "qwen3"])
 def test_contract(name, clip, family):
-    model, made, method = model_of(family), prompt(family, MEDIA[clip], seed=2), METHODS[name](0.5)
-    with torch.no_grad(), omnidrop.prune(model, method) as trace:
-        logits = model(**made.inputs).logits
-        again = model(**made.inputs).logits
-    assert torch.equal(logits, again)  # deterministic
+    model, made = model_of(family), prompt(family, MEDIA[clip], seed=2)
+    found = reach(METHODS[name], "layers", model, made)
+    assert found, "reaches none of the targets"
+    keep, trace, logits = found
+    with torch.no_grad(), omnidrop.prune(model, METHODS[name](keep=keep)):
+        assert torch.equal(logits, model(**made.inputs).logits)  # deterministic
     text = torch.where(made.modality == 0)[0]
     before = torch.arange(made.length)
     for (kept,) in trace.kept:
         assert torch.isin(text, kept).all(), "text was dropped"
         assert torch.isin(kept, before).all() and (kept.diff() > 0).all(), "not a subset, or out of order"
         before = kept
-    media = int(torch.isin(made.modality, torch.tensor([1, 2])).sum())
-    slack = 0.002 + 1 / media  # one token a layer
-    assert abs(trace.keep - 0.5) <= slack
-    json.loads(json.dumps(trace.to_json()))
-    assert trace.method == method.to_json()
+    images = made.modality == 3
+    assert torch.isin(torch.where(images)[0], before).all(), "an image was pruned unasked"
+    assert abs(trace.keep - keep) <= slack(made, "layers")
+    document = json.loads(json.dumps(trace.to_json()))
+    assert omnidrop.Trace.from_json(document).to_json() == document
+    assert document["method"] == METHODS[name](keep=keep).to_json()
+
+
+# nothing is dropped at the input
+DECODER_ONLY = {"omnidrop in the decoder only", "random by layer", "fastv", "pyramiddrop"}
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("family", ["qwen2_5", "qwen3"])
+def test_every_budget_is_met_or_refused(name, word, family):
+    model, made = model_of(family), prompt(family, MEDIA["three videos"], seed=4)
+    found = reach(METHODS[name], word, model, made)
+    if found is None:
+        assert word == "input" and name in DECODER_ONLY
+        return
+    keep, trace, _ = found
+    assert abs(trace.budgets[word] - keep) <= slack(made, word)
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("word", WORDS)
 @pytest.mark.parametrize("family", ["qwen2_5", "qwen3"])
-def test_keep_everything_is_no_pruning(name, family):
+def test_keep_everything_is_no_pruning(name, word, family):
     model, made = model_of(family), prompt(family, MEDIA["mixed"])
     with torch.no_grad():
         plain = model(**made.inputs).logits
-        with omnidrop.prune(model, METHODS[name](1.0)) as trace:
+        with omnidrop.prune(model, METHODS[name](keep=1.0, budget=word)) as trace:
             assert torch.equal(model(**made.inputs).logits, plain)
-    assert trace.keep == 1.0
+    assert trace.keep == 1.0 and set(trace.budgets.values()) == {1.0}
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_batch_is_its_rows(name):
-    model, method = model_of("qwen2_5"), METHODS[name](0.45)
+    model, method = model_of("qwen2_5"), METHODS[name](keep=0.6)
     made = [prompt("qwen2_5", MEDIA[clip], seed=i) for i, clip in enumerate(("video", "three videos", "short sound"))]
     with torch.no_grad(), omnidrop.prune(model, method) as together:
-        model(**batch(made))
+        joint = model(**batch(made)).logits[:, -1]
     for b, row in enumerate(made):
         with torch.no_grad(), omnidrop.prune(model, method) as alone:
-            model(**row.inputs)
+            own = model(**row.inputs).logits[0, -1]
         shift = together.layout.shape[1] - row.length
-        for mine, own in zip(together.kept, alone.kept, strict=True):
-            assert torch.equal(mine[b] - shift, own[0])
+        for mine, one in zip(together.kept, alone.kept, strict=True):
+            assert torch.equal(mine[b] - shift, one[0])
+        assert torch.allclose(joint[b], own, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_generation_without_a_cache_repeats_the_decision(name):
+    model, made = model_of("qwen2_5"), prompt("qwen2_5", MEDIA["video"], seed=3)
+    method = METHODS[name](keep=0.6)
+    if method.evict:  # without a cache no layer can forget: what it dropped later is computed, and read, again
+        method = replace(method, evict=False)
+    answers = []
+    for cached in (True, False):
+        with torch.no_grad(), omnidrop.prune(model, method):
+            answers.append(greedy(model, made.inputs, 3, use_cache=cached))
+    assert torch.equal(answers[0].sequences, answers[1].sequences)
+    for one, other in zip(answers[0].logits, answers[1].logits, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_half_precision_runs(name):
+    model = tiny.THINKERS["qwen2_5"](seed=0).to(torch.bfloat16)
+    made = prompt("qwen2_5", MEDIA["mixed"])
+    with torch.no_grad(), omnidrop.prune(model, METHODS[name](keep=0.6)) as trace:
+        logits = model(**made.inputs).logits
+    assert logits.dtype == torch.bfloat16 and logits.isfinite().all()
+    assert trace.keep < 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"keep": 0.0}, r"keep is 0.0; it must lie in \(0.0, 1.0\]"),
+        ({"keep": 1.5}, "keep is 1.5; it must lie in"),
+        ({"keep": True}, "keep is True; it must be a number"),
+        ({"keep": "all"}, "keep is 'all'; it must be a number"),
+        ({"budget": "tokens"}, "budget is 'tokens'; choose one of 'layers', 'input', 'flops', 'kv'"),
+    ],
+)
+def test_wrong_targets_fail_at_construction(name, wrong, says):
+    with pytest.raises(SettingError, match=says):
+        METHODS[name](**wrong)
+
+
+def test_every_method_is_in_the_matrix():
+    tested = {type(make()).__name__.lower() for make in METHODS.values()}
+    assert tested == set(methods.METHODS) - {"cutoff"}, "add your method's line to METHODS (cutoff has no budget)"
+    for kind in methods.METHODS.values():
+        assert kind.reference and kind.stage in ("input", "layers", "input + layers")
 
 
 def test_random_depends_on_its_seed_and_the_prompt():
@@ -88,22 +194,19 @@ def test_random_depends_on_its_seed_and_the_prompt():
 def test_uniform_by_hand():
     view = methods.base.InputView(
         modality=torch.ones(10, dtype=torch.long), item=torch.zeros(10), frame=torch.zeros(10), chunk=torch.zeros(10),
-        key=0, features=torch.zeros(10, 1), runs=[], audio_saliency=None,
+        key=0, features=torch.zeros(10, 1), question=torch.zeros(1, 1), runs=[], budget=budget(10), max_chunk=0,
     )  # fmt: skip
     assert Uniform(keep=0.5).at_input(view).tolist() == [1, 3, 5, 7, 9]
     assert Uniform(keep=0.3).at_input(view).tolist() == [1, 5, 8]
 
 
-def test_fastv_and_cutoff_plans():
-    budget = methods.base.Budget(layers=10, total=100, entering=100)
-    plan = FastV(keep=0.5, layer=2).plan(budget)
-    assert plan == [0, 0, 71, 0, 0, 0, 0, 0, 0, 0]  # (3 * 100 + 7 * 29) / 1000 = 0.503
-    with pytest.raises(SettingError, match=r"keeps at least 0\.300"):
-        FastV(keep=0.2, layer=2).plan(budget)
-    with pytest.raises(SettingError, match="none is left to prune"):
-        FastV(layer=9).plan(budget)
-    assert Cutoff(layer=3).plan(budget) == [0, 0, 0, 100, 0, 0, 0, 0, 0, 0]
-    assert Cutoff(layer=9).plan(budget) == [0] * 10
+def budget(total: int, layers: int = 10) -> Budget:
+    return Budget(layers=layers, total=total, entering=total, text=5, shape=SHAPE)
+
+
+def test_cutoff_plans():
+    assert Cutoff(layer=3).plan(budget(100)) == [0, 0, 0, 100, 0, 0, 0, 0, 0, 0]
+    assert Cutoff(layer=9).plan(budget(100)) == [0] * 10
 
 
 def test_cutoff_drops_all_media_after_its_layer():
@@ -132,7 +235,7 @@ def test_parse():
     assert methods.parse("random:where=layers,seed=3", keep=0.2) == Random(where="layers", seed=3, keep=0.2)
     assert methods.parse("cutoff:layer=4", keep=0.3) == Cutoff(layer=4)  # has no keep: the default is not for it
     for text, says in (
-        ("magic", "choose one of omnidrop, random"),
+        ("magic", "there is no method 'magic'; choose one of .*omnidrop, .*random"),
         ("omnidrop:kepp=0.3", "is no setting of omnidrop"),
         ("random:where=nowhere", "choose 'input' or 'layers'"),
         ("uniform:keep=0", r"keep is 0; it must lie in \(0.0, 1.0\]"),

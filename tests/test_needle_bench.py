@@ -12,9 +12,11 @@ import pytest
 import torch
 
 import omnidrop
+from omnidrop.budget import DecoderShape
 from omnidrop.cli import main
 from omnidrop.errors import InputError, SettingError
 from omnidrop.needle import ask, bench, clip, files, questions, stats, summary
+from omnidrop.needle.task import SEQUENCES, every_question
 from omnidrop.tokens import TokenLayout
 
 pytest.importorskip("av")
@@ -84,6 +86,39 @@ def test_kl_by_hand():
     assert stats.kl(np.array([0.0, -np.inf]), np.log([0.5, 0.5])) == pytest.approx(math.log(2))
 
 
+@pytest.mark.parametrize(
+    ("said", "distance", "share"),
+    [
+        ("red blue green cyan", 0, 1.0),
+        ("red blue cyan", 1, 0.75),  # one left out
+        ("red blue pink green cyan", 1, 0.75),  # one put in
+        ("red pink green cyan", 1, 0.75),  # one replaced
+        ("blue red green cyan", 2, 0.5),  # two in the wrong order are two words wrong
+        ("", 4, 0.0),
+        ("red", 3, 0.25),
+        ("pink pink pink pink pink pink", 6, 0.0),  # more errors than words: never below none right
+    ],
+)
+def test_words_right_by_hand(said, distance, share):
+    right = ["red", "blue", "green", "cyan"]
+    assert stats.edit_distance(said.split(), right) == stats.edit_distance(right, said.split()) == distance
+    assert stats.words_right(said.split(), right) == share
+
+
+def test_the_edit_distance_has_a_second_opinion():
+    """The recursive definition, on random words."""
+
+    def slow(a, b):
+        if not a or not b:
+            return len(a) + len(b)
+        return min(slow(a[1:], b[1:]) + (a[0] != b[0]), slow(a[1:], b) + 1, slow(a, b[1:]) + 1)
+
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        a, b = (tuple("abc"[i] for i in rng.integers(3, size=rng.integers(6))) for _ in range(2))
+        assert stats.edit_distance(a, b) == slow(a, b)
+
+
 def fabricated():
     """text, two chunks of (2 video, 1 audio), text."""
     rows = {
@@ -115,13 +150,40 @@ def test_survival_by_hand():
     assert ask.survival(who, 0, seen, entered)["cells"] == [2, 2, 0, 0]
 
 
-def fabricated_row(case, index, right, *, keep=0.5, label=None):
+def test_budgets_by_hand():
+    """2 + 6 of 8 tokens are text and media. A decoder of one head of width 1 and no MLP: over n tokens, 2 n * 4 for the
+    projections and 2 n (n + 1) for the attention."""
+    who = fabricated()
+    shape = DecoderShape(
+        layers=3, hidden=1, heads=1, kv_heads=1, head_dim=1, mlp=0, vocabulary=9, bytes_per_value=4
+    )  # fmt: skip
+    entered = [torch.tensor([0, 1, 2, 3, 7]), torch.tensor([0, 3, 7]), torch.tensor([0, 7])]
+    flops = {n: 8 * n + 2 * n * (n + 1) for n in (8, 5, 3, 2)}
+    assert flops == {8: 208, 5: 100, 3: 48, 2: 28}
+    assert ask.budgets(who, 0, entered, shape) == {
+        "layers": pytest.approx((3 + 1 + 0) / 18),
+        "input": 3 / 6,
+        "flops": pytest.approx((100 + 48 + 28) / 624),
+        "kv": pytest.approx((5 + 3 + 2) / 24),
+    }
+    assert ask.budgets(who, 0, entered, shape, evict=True)["kv"] == pytest.approx(3 * 2 / 24)
+
+
+def fabricated_question(kind, right, words=None):
     total = {"audio": 4, "video": 8, "evidence": 4, "cells": 1}
-    counts = {"audio": [4, 2], "video": [8, 2], "evidence": [4, 1], "cells": [1, 1]}
-    made = [
-        {"type": kind, "modality": kind, "text": "", "right": ok, "agrees": ok, "kl": 0.5, "total": total, **counts}
-        for kind, ok in zip(("video", "audio"), right, strict=True)
-    ]
+    audio = [4, 0] if kind == "transcribe" else [4, 2]
+    counts = {"audio": audio, "video": [8, 2], "evidence": [4, 1], "cells": [1, 1]}
+    modality = {"transcribe": "audio", "caption": "video"}.get(kind, kind)
+    return {
+        "type": kind, "modality": modality, "text": "", "right": right, "agrees": right,
+        "words": float(right) if words is None else words,
+        "kl": 0.5, "budgets": {"layers": (1 + 4 / 12) / 2, "input": 1.0, "flops": 0.5, "kv": 0.75},
+        "total": total, **counts,
+    }  # fmt: skip
+
+
+def fabricated_row(case, index, right, *, keep=0.5, label=None):
+    made = [fabricated_question(kind, ok) for kind, ok in zip(("video", "audio"), right, strict=True)]
     keep = None if case == "none" else keep
     return {"case": case, "label": label or case, "keep": keep, "clip": index, "code": "c", "questions": made}
 
@@ -150,6 +212,35 @@ def test_summary_by_hand():
     assert gap["layer_mean"]["value"] == 0.0 and gap["by_layer"]["high"] == [0.0, 0.0]
     assert by_name["fastv"]["unreachable"] == "too little" and "accuracy" not in by_name["fastv"]
     json.dumps(document, allow_nan=False)
+
+
+def test_sequences_are_a_pool_of_their_own():
+    """They change no number of the one-word answers."""
+    rows = [fabricated_row("none", i, (True, True)) for i in range(2)]
+    rows += [fabricated_row("uniform", i, (True, False)) for i in range(2)]
+    before = summary.summarise(rows, resamples=200)
+    for row in rows:
+        full = row["case"] == "none"
+        row["questions"] += [
+            fabricated_question("transcribe", full, 1.0 if full else 0.75),
+            fabricated_question("caption", full or row["clip"] == 0, 1.0 if full or row["clip"] == 0 else 0.0),
+        ]
+    after = summary.summarise(rows, resamples=200)
+    assert summary.POOLS["all"] == bench.TYPES[:8] and summary.POOLS["evidence"] == bench.TYPES[:7]
+    for one, other in zip(before["results"], after["results"], strict=True):
+        for quantity in ("accuracy", "words", "agreement", "kl", "survival", "reached"):
+            for name in ("video", "audio", "evidence", "all"):
+                assert one[quantity][name] == other[quantity][name]
+        assert one["split"] == other["split"] and one["budgets"] == other["budgets"]
+    uniform = after["results"][1]
+    assert after["questions"]["all"] == after["questions"]["sequence"] == 4
+    assert uniform["accuracy"]["sequence"]["value"] == 0.25 and uniform["accuracy"]["caption"]["value"] == 0.5
+    assert uniform["words"]["transcribe"]["value"] == 0.75 and uniform["words"]["caption"]["value"] == 0.5
+    assert uniform["words"]["sequence"]["value"] == 0.625
+    assert uniform["words"]["sequence"]["difference"]["value"] == -0.375
+    assert uniform["budgets"] == {"layers": 0.6667, "input": 1.0, "flops": 0.5, "kv": 0.75}
+    assert uniform["keep"] == 0.6667 and uniform["input_keep"] == 1.0
+    json.dumps(after, allow_nan=False)
 
 
 # the plan ------------------------------------------------------------------------------------------------------------
@@ -232,7 +323,7 @@ def test_rows_say_what_the_trace_says(tiny):
     answers = ask.measure(model, batch, method)
     with omnidrop.prune(model, method) as trace, torch.inference_mode():
         logits = model(**batch.inputs).logits[:, -1]
-    assert [answer.token for answer in answers] == logits.argmax(-1).tolist()
+    assert [answer.tokens for answer in answers] == [(token,) for token in logits.argmax(-1).tolist()]
     for name in ("audio", "video"):
         assert [layer[name] for layer in trace.counts] == np.sum([getattr(a, name) for a in answers], 0).tolist()
     rows = bench.run(model, processor, config(), cases("omnidrop"), 4)
@@ -245,9 +336,123 @@ def test_rows_say_what_the_trace_says(tiny):
         assert int(mask.sum()) == each * len(asked.question.evidence)
 
 
+@pytest.mark.parametrize("evict", [False, True])
+def test_the_budgets_of_a_row_are_its_traces(tiny, evict):
+    model, processor = tiny
+    asked = [q for q in bench.ask_about(config(types=bench.TYPES), 1) if q.type in ("video", "joint", "caption")]
+    batches = ask.prepare(model, processor, clip("dev", 1, 4), asked, size=84, words=True, batch=1)
+    assert len(batches) == 3
+    method = omnidrop.OmniDrop(keep=0.3, evict=evict)
+    for batch in batches:
+        (full,), (answer,) = ask.measure(model, batch, None), ask.measure(model, batch, method)
+        assert full.budgets == dict.fromkeys(("layers", "input", "flops", "kv"), 1.0)
+        with omnidrop.prune(model, method) as trace, torch.inference_mode():
+            model(**batch.inputs)
+        assert answer.budgets == pytest.approx(trace.budgets)
+        assert answer.budgets["layers"] == pytest.approx(0.3, abs=0.01) and answer.budgets["kv"] < 0.6
+
+
+# answers of several words --------------------------------------------------------------------------------------------
+
+
+def sequences(tiny, index, chunks=8, batch=8, made=None):
+    asked = [q for q in every_question(clip("dev", index, chunks)) if q.type in SEQUENCES]
+    assert len(asked) == 4
+    return ask.prepare(*tiny, made or clip("dev", index, chunks), asked, size=84, words=True, batch=batch)
+
+
+def test_a_sequence_is_right_with_all_words_and_the_end_only(tiny):
+    question = next(q for q in every_question(clip("dev", 0)) if q.type == "caption")
+    asked = ask.Asked(question=question, text="", answer=question.answer, token=None, room=7)
+
+    def answer(words, ended=True):
+        blank = {name: [] for name in ("audio", "video", "evidence", "cells")}
+        return ask.Answer(
+            tokens=(0,), ended=ended, words=tuple(words), log_probabilities=torch.zeros(1), budgets={}, **blank
+        )
+
+    words = question.words
+    assert asked.right(answer(words)) and asked.words_right(answer(words)) == 1.0
+    assert not asked.right(answer(words, ended=False)) and asked.words_right(answer(words, ended=False)) == 1.0
+    for wrong in (words[:-1], words[1:], (*words, words[0]), words[::-1], ()):
+        assert not asked.right(answer(wrong)) and asked.words_right(answer(wrong)) < 1.0
+
+
+def test_sequences_are_answered_unpruned(tiny):
+    right = [each.right(answer) for index in range(6) for batch in sequences(tiny, index)
+             for each, answer in zip(batch.asked, ask.measure(tiny[0], batch, None), strict=True)]  # fmt: skip
+    assert len(right) == 24 and sum(right) >= 21
+
+
+@torch.inference_mode()
+def test_a_sequence_is_what_greedy_decoding_says(tiny):
+    """The second opinion: one row at a time, the whole sequence again for every token, no cache and no `generate`."""
+    model, processor = tiny
+    end = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    (together,) = sequences(tiny, 2)
+    assert len({len(each.question.words) for each in together.asked}) > 1  # behind the shorter ones comes padding
+    for batch, batched in zip(sequences(tiny, 2, batch=1), ask.measure(model, together, None), strict=True):
+        (answer,) = ask.measure(model, batch, None)
+        inputs, said = dict(batch.inputs), []
+        while not said or (said[-1] != end and len(said) < 7):
+            logits = model(**inputs, use_cache=False).logits[0, -1]
+            if not said:
+                torch.testing.assert_close(torch.log_softmax(logits.double(), -1), answer.log_probabilities)
+            said.append(int(logits.argmax()))
+            inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([[said[-1]]])], 1)
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        assert answer.tokens == batched.tokens == tuple(said)
+        assert answer.ended == (said[-1] == end)
+        words = processor.tokenizer.convert_ids_to_tokens(said)
+        assert answer.words == tuple(words[:-1] if answer.ended else words)
+
+
+def test_decoding_reads_what_pruning_left(tiny):
+    """Without media after layer 0 there is nothing to tell the answers from; with all kept they are as before."""
+    model, _ = tiny
+    (batch,) = sequences(tiny, 1)
+    full, blind, whole = (
+        ask.measure(model, batch, method) for method in (None, omnidrop.methods.parse("cutoff:layer=0"),
+                                                         omnidrop.OmniDrop(keep=1.0))
+    )  # fmt: skip
+    assert [answer.tokens for answer in whole] == [answer.tokens for answer in full]
+    for each, answer in zip(batch.asked, blind, strict=True):
+        assert not each.right(answer) and answer.video == [144] + [0] * 15 and answer.audio == [80] + [0] * 15
+
+
+@pytest.mark.parametrize("own", ["sound", "thing"])
+def test_the_evidence_of_a_sequence_is_where_the_benchmark_says(tiny, own):
+    """A mute clip is not transcribed but captioned; a clip with nothing in view is transcribed but not captioned."""
+    lost = "transcribe" if own == "sound" else "caption"
+    right = {kind: [] for kind in SEQUENCES}
+    for index in (1, 2, 3):
+        made = clip("dev", index)
+        made = replace(made, chunks=tuple(replace(chunk, **{own: None}) for chunk in made.chunks))
+        (batch,) = sequences(tiny, index, made=made)
+        for each, answer in zip(batch.asked, ask.measure(tiny[0], batch, None), strict=True):
+            right[each.question.type].append(each.right(answer))
+    assert not any(right.pop(lost))
+    (others,) = right.values()
+    assert sum(others) >= 5 and len(others) == 6
+
+
+def test_sequences_and_single_words_are_not_mixed(tiny):
+    made, c = clip("dev", 2), config(types=bench.TYPES, chunks=8, draws=2)
+    asked = bench.ask_about(c, 2)
+    batches = ask.prepare(*tiny, made, asked, size=84, words=True, batch=8)
+    single = [q.text for q in asked if q.type not in SEQUENCES]
+    assert [each.question.text for batch in batches for each in batch.asked if each.token is not None] == single
+    for batch in batches:
+        assert len(batch.asked) <= 8 and batch.room == (1 if batch.asked[0].token is not None else 7)
+        assert len({each.token is None for each in batch.asked}) == 1
+    # the room is that of the longest legal answer: it does not tell how long the right one is
+    assert len({len(each.question.words) for each in batches[-1].asked}) > 1
+
+
 def test_a_batch_answers_as_its_rows_do(tiny):
     together, apart = (
-        bench.run(*tiny, config(chunks=8), cases("omnidrop", "random"), 1, batch=batch) for batch in (16, 1)
+        bench.run(*tiny, config(chunks=8, types=(*TYPES, *SEQUENCES)), cases("omnidrop", "random"), 1, batch=batch)
+        for batch in (16, 1)
     )
     for one, other in zip(together, apart, strict=True):
         for q, p in zip(one["questions"], other["questions"], strict=True):
@@ -288,11 +493,20 @@ def test_multiple_choice_for_other_models(tiny):
     assert all("Answer with the letter" in asked.text for asked in batch.asked)
     answers = ask.measure(model, batch, omnidrop.OmniDrop(keep=0.5))
     assert all(len(answer.log_probabilities) == len(processor.tokenizer) for answer in answers)
+    (batch,) = ask.prepare(
+        model, processor, clip("dev", 0, 4), [q for q in every_question(clip("dev", 0, 4)) if q.type in SEQUENCES],
+        size=448, words=False, batch=8,
+    )  # fmt: skip
+    assert all("Answer with the words only" in asked.text and asked.token is None for asked in batch.asked)
+    assert all(asked.room >= 6 + 6 + 1 for asked in batch.asked)  # words, separators and the end, at the least
+    said = ask.measure(model, batch, None)
+    assert all(0.0 <= asked.words_right(one) <= 1.0 for asked, one in zip(batch.asked, said, strict=True))
 
 
 def test_the_command(tiny, tmp_path, capsys):
     words = ["needle", "--split", "dev", "--clips", "2", "--chunks", "4", "--draws", "1", "--resamples", "100", "-q"]
-    words += ["--types", "video", "audio", "--methods", "cutoff", "omnidrop", "random", "--seeds", "1", "--keep", "0.3"]
+    words += ["--types", "video", "audio", "caption"]
+    words += ["--methods", "cutoff", "omnidrop", "random", "--seeds", "1", "--keep", "0.3"]
     words += ["--out", str(tmp_path / "out")]
     pytest.importorskip("matplotlib")
     assert main([*words, "--json", "--plot", str(tmp_path / "plot.png")]) == 0

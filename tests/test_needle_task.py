@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from omnidrop.needle import clip, prompts, questions
-from omnidrop.needle.task import ATTRIBUTES, MODALITY, NUMBERS, TYPES, every_question
+from omnidrop.needle.task import ATTRIBUTES, LONGEST, MODALITY, NUMBERS, SEQUENCES, TYPES, every_question
 
 
 def chunks_that_say(made, word):
@@ -27,6 +27,9 @@ def slow_answer(made, text):
         event = getattr(made.chunks[i], owner)
         return None if event is None else getattr(event, field)
 
+    if words[0] in ("spell", "list"):
+        assert (words[0] == "spell") == (words[1] in ("pitch", "pattern"))
+        return " ".join(v for i in range(made.n_chunks) if (v := value(i, words[1])) is not None)
     if words[:2] == ["how", "many"]:
         return NUMBERS[sum((c.thing if words[2] == "things" else c.sound) is not None for c in made.chunks)]
     if words[0] == "when":
@@ -48,7 +51,8 @@ def test_every_answer_is_right(n_chunks):
         assert made.n_chunks == n_chunks and made.seconds == 2 * n_chunks
         for q in every_question(made):
             assert slow_answer(made, q.text) == q.answer, (q, made)
-            assert q.answer in q.choices and len(set(q.choices)) == len(q.choices)
+            assert set(q.words) <= set(q.choices) and len(set(q.choices)) == len(q.choices)
+            assert len(q.words) == 1 or q.type in SEQUENCES
             assert all(0 <= i < n_chunks for i in q.evidence) and list(q.evidence) == sorted(q.evidence)
 
 
@@ -82,6 +86,11 @@ def test_question_types_evidence_and_modality():
             assert q.modality in {"video": ("video",), "audio": ("audio",), "joint": ("both",), "none": ("none",)}.get(
                 q.type, ("video", "audio")
             )
+            if q.type in SEQUENCES:
+                own = "sound" if q.type == "transcribe" else "thing"
+                assert q.evidence == tuple(i for i, c in enumerate(made.chunks) if getattr(c, own) is not None)
+                assert q.modality == ("audio" if q.type == "transcribe" else "video")
+                assert 2 <= len(q.words) == len(q.evidence) <= LONGEST and q.key_attribute is None
             if q.type in ("order", "list"):
                 assert len(q.evidence) == 2
             if q.type == "none":
@@ -106,7 +115,7 @@ def test_multiple_choice_in_english():
     letters = Counter()
     for index in range(60):
         made = clip("dev", index)
-        for q in questions(made):
+        for q in questions(made, tuple(kind for kind in TYPES if kind not in SEQUENCES)):
             prompt, letter = prompts.multiple_choice(q, made)
             assert (prompt, letter) == prompts.multiple_choice(q, made)
             lines = prompt.splitlines()
@@ -123,6 +132,46 @@ def test_multiple_choice_in_english():
     messages = prompts.conversation("a.mp4", "when is the ring ?", system="be brief")
     assert [m["role"] for m in messages] == ["system", "user"]
     assert [p["type"] for p in messages[1]["content"]] == ["video", "text"]
+
+
+def test_sequences_in_english():
+    """The prompt gives the words and the order in which to say them, and not the answer."""
+    order = {}
+    for q in every_question(clip("dev", 0)):
+        if q.type in SEQUENCES:
+            first, known, how = prompts.listing(q).splitlines()
+            order[q.ask] = first
+            assert [w for w in prompts.words_of(known) if w not in ("about", "hz")] == [
+                *("the", "words", "are"),
+                *ATTRIBUTES[q.ask],
+            ]
+            assert how == "Answer with the words only, separated by spaces."
+    assert order == {
+        "color": "List the colors of the colored objects in the order in which they appear.",
+        "shape": "List the shapes of the colored objects in the order in which they appear.",
+        "pitch": "List the pitches of the tones in the order in which they are heard.",
+        "pattern": "List the sound patterns of the tones in the order in which they are heard.",
+    }
+    assert prompts.words_of(" Red, green;BLUE.\n1) pink") == ("red", "green", "blue", "pink")
+    assert prompts.words_of("...") == ()
+
+
+def test_the_new_types_left_the_old_draws_as_they_were():
+    """What a published clip was asked before there were sequences, word for word."""
+    old = tuple(kind for kind in TYPES if kind not in SEQUENCES)
+    assert TYPES[:8] == old == ("video", "audio", "joint", "time", "order", "list", "count", "none")
+    drawn = questions(clip("test", 1))
+    assert questions(clip("test", 1), old) == drawn[: len(old)]
+    assert [q.text for q in drawn[: len(old)]] == [
+        "what color is the circle ?",
+        "what pattern is the tenor one ?",
+        "what pitch during the cyan one ?",
+        "when is the triangle ?",
+        "which is first tenor or soprano ?",
+        "what shape comes after circle ?",
+        "how many sounds ?",
+        "what pattern during the pink one ?",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 def training():
     sys.path.insert(0, str(ROOT))
     try:
-        from training import build, chunks, compose, encoders, evaluate, llm  # noqa: F401
+        from training import build, chunks, compose, encoders, evaluate, extend, llm  # noqa: F401
     finally:
         sys.path.remove(str(ROOT))
     import training as package
@@ -48,7 +48,7 @@ def test_a_composed_sequence_is_the_processors(training, composer, tmp_path):
     batch = composer.batch([3], 5, 2, seed=0, split="dev")
     pictures, sound = files.read(files.write(clip("dev", 3, 5), tmp_path / "clip.mp4"))
     ids = batch.embeds_ids[0]
-    stop = int(batch.at[0, 0]) + 1
+    stop = int(batch.at[0, 0, 0]) + 1
     body = batch.media_start + 5 * 28 + 2
     text = " ".join(front.tokenizer.convert_ids_to_tokens(ids[body : stop - 3].tolist()))
     prompt = front.apply_chat_template(prompts.conversation("-", text), add_generation_prompt=True, tokenize=False)
@@ -69,23 +69,65 @@ def test_a_composed_sequence_is_the_processors(training, composer, tmp_path):
 @torch.no_grad()
 def test_a_question_among_others_is_the_question_alone(training, composer):
     """Logits in the block layout equal those of the class's own forward on one question."""
-    batch = composer.batch([5], 4, 6, seed=1, split="dev")
+    batch = composer.batch([5], 4, 24, seed=1, split="dev")
+    assert {"caption", "transcribe"} & set(batch.kind[0])
     model, layers = composer.model, training.build.LAYERS
     together, _ = training.llm.forward(model, batch, [batch.plain] * layers)
     body = batch.media_start + 4 * 28 + 2
-    begins = [body, *(int(a) + 2 for a in batch.at[0, :-1])]
-    for j, begin in enumerate(begins):
-        rows = [*range(body), *range(begin, int(batch.at[0, j]) + 1)]
+    stops = [int(places.max()) + 1 for places in batch.at[0]]
+    for j, (begin, stop) in enumerate(zip([body, *stops], stops, strict=False)):
+        rows = [*range(body), *range(begin, stop)]
         ids = batch.embeds_ids[:, rows]
         words = model.get_input_embeddings()(ids)
         words[:, batch.media_start : body - 2] = batch.media
         alone = adapt(model).decoder(inputs_embeds=words, position_ids=batch.positions[:, :, rows])
+        first = int(batch.at[0, j, 0])
         torch.testing.assert_close(
-            model.lm_head(alone.last_hidden_state[:, -1]),
-            model.lm_head(together[:, batch.at[0, j]]),
+            model.lm_head(alone.last_hidden_state[:, first - stop :]),
+            model.lm_head(together[:, first:stop]),
             atol=2e-4,
             rtol=1e-3,
         )
+
+
+def test_every_word_of_an_answer_is_a_target(training, composer):
+    """Read back from the composed rows: header, words, end; short answers are padded with what no loss looks at."""
+    from training.compose import IGNORE
+
+    words = training.build.tokenizer().convert_ids_to_tokens
+    batch = composer.batch([5], 8, 24, seed=4, split="dev")
+    ids = batch.embeds_ids[0]
+    for kind, at, word in zip(batch.kind[0], batch.at[0], batch.word[0], strict=True):
+        told = word[word != IGNORE]
+        header, n = int(at[0]), len(told)
+        assert at.tolist() == [*range(header, header + n), *[header] * (7 - n)] and (word[n:] == IGNORE).all()
+        assert words(ids[header].item()) == "assistant" and words(told[-1].item()) == "<|im_end|>"
+        assert torch.equal(batch.answer[0, header : header + n], told)  # each at the place before it
+        assert torch.equal(ids[header + 1 : header + n], told[:-1])  # and said, so that the next one can follow
+        long = kind in ("transcribe", "caption")
+        assert (n > 2) if long else (n == 2)
+        middle = batch.middle[0, header + 1 : header + n]
+        assert torch.equal(middle, told[1:]) if long else (middle == IGNORE).all()
+        if long:
+            assert batch.hint[0, header - 3] == batch.middle[0, header - 3] == told[0]
+            assert words(ids[header - 3].item()) == "?"
+
+
+def test_an_answer_is_right_with_all_its_words(training, composer):
+    """Hidden states that make the head say what is wanted; then one word, in one place, is another."""
+    batch = composer.batch([6], 8, 8, seed=1, split="dev")
+    j = next(j for j, kind in enumerate(batch.kind[0]) if kind in ("transcribe", "caption"))
+    target = batch.answer.clamp_min(0)
+
+    class Echo:
+        lm_head = staticmethod(lambda ids: torch.nn.functional.one_hot(ids, 210))
+
+    assert training.llm.answered(Echo, target, batch).all()
+    for place in (batch.at[0, j, 0], batch.at[0, j, 1], batch.at[0, j].max()):
+        other = target.clone()
+        other[0, place] += 1
+        right = training.llm.answered(Echo, other, batch)
+        assert not right[0, j] and right.sum() == right.numel() - 1
 
 
 def test_masks_hide_what_they_say(training, composer):
@@ -93,16 +135,18 @@ def test_masks_hide_what_they_say(training, composer):
     media = slice(batch.media_start, batch.media_start + 4 * 28)
     behind = media.stop
     assert not batch.early[0, 0, behind:, media].any() and batch.early[0, 0, : media.stop].tril().any()
-    sees = batch.barred[0, 0, batch.at[0]][:, media].reshape(16, 4, 28)
+    last = batch.at[0].amax(1)
+    sees = batch.barred[0, 0, last][:, media].reshape(16, 4, 28)
     for kind, row in zip(batch.kind[0], sees, strict=True):
         video, audio = bool(row[:, :18].all()), bool(row[:, 18:].all())
         if kind == "joint":
             assert video and audio
-        elif kind == "video":
+        elif kind in ("video", "caption"):
             assert video and not row[:, 18:].any()
-        elif kind == "audio":
+        elif kind in ("audio", "transcribe"):
             assert audio and not row[:, :18].any()
-    assert batch.plain[0, 0, batch.at[0]][:, media].all()
+    assert {"caption", "transcribe"} & set(batch.kind[0])
+    assert batch.plain[0, 0, last][:, media].all()
 
 
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(training, composer, tmp_path, monkeypatch):
@@ -126,3 +170,67 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(training, compo
         run(tmp_path / "broken", 0, stop)  # saves after every step, is stopped after the first
     resumed = run(tmp_path / "broken", 100, print)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_finished_run_learns_new_words(training, composer, tmp_path, monkeypatch):
+    """Old rows, weights and moments stay as they were; new words get fresh rows; the learning rate begins anew."""
+    llm, build = training.llm, training.build
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    monkeypatch.setattr(llm, "check", lambda *args, **kwargs: {})
+    words = build.WORDS
+    with monkeypatch.context() as before:
+        before.setattr(build, "WORDS", words[:-1])
+        model = build.model(5)
+        before.setitem(training.compose.WEIGHTS, "caption", 0.0)  # asks with the last word
+        llm.train(model, composer, old, seed=5, minutes=100, steps=2)
+        features = {"video": composer.video, "audio": composer.audio, "model": model.state_dict()}
+        torch.save(features, old / "features.pt")
+    training.extend.run(old, new, seed=5)
+    grown = ("model.language_model.embed_tokens.weight", "lm_head.weight")
+    fresh = build.model(5).state_dict()
+    for file in ("features.pt", "llm.pt"):
+        was, now = (torch.load(folder / file, weights_only=False) for folder in (old, new))
+        for name, value in now["model"].items():
+            n = len(was["model"][name])
+            assert torch.equal(value[:n], was["model"][name]) and len(value) == n + (name in grown)
+            assert torch.equal(value[n:], fresh[name][n:])
+    assert now["state"] == {**was["state"], "begin": 2}
+    for i, moments in now["optimiser"]["state"].items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            n = len(was["optimiser"]["state"][i][name])
+            assert torch.equal(moments[name][:n], was["optimiser"]["state"][i][name]) and not moments[name][n:].any()
+    told = []
+    llm.train(build.model(5), composer, new, seed=5, minutes=100, steps=3, log=told.append)
+    assert told == ["goes on from step 2"]
+    assert torch.load(new / "llm.pt", weights_only=False)["state"]["step"] == 3
+
+
+def test_the_learning_rate_of_an_extension(training):
+    """Warm-up over 100 steps, constant, and the cosine over the last 40 % of the steps since the run began."""
+    rate = lambda step, begin: training.llm.rate(step, begin, begin + 1000, 1.0) - 1e-5  # noqa: E731
+    for begin in (0, 2200):
+        assert rate(begin, begin) == pytest.approx(0.01) and rate(begin + 99, begin) == pytest.approx(1.0)
+        assert rate(begin + 599, begin) == pytest.approx(1.0)
+        assert rate(begin + 800, begin) == pytest.approx(0.5)
+        assert rate(begin + 999, begin) == pytest.approx(0.0, abs=1e-4)
+
+
+def test_the_evaluation_reads_answers_of_any_length(training, tmp_path):
+    """Against the truth of a clip that the shipped model knows; blind, it neither knows it nor is it made up."""
+    import omnidrop
+    from omnidrop.needle import clip, files, questions
+
+    model, front = training.evaluate.load(Path(omnidrop.__file__).parent / "assets" / "tiny")
+    made = clip("dev", 2)
+    pictures, sound = files.read(files.write(made, tmp_path / "clip.mp4"))
+    asked = [q for q in questions(made) if q.type in ("video", "audio", "transcribe", "caption")]
+    assert len({len(q.words) for q in asked}) == 3  # of one word, and of two other lengths
+    said = training.evaluate.answers(model, front, pictures, sound, asked)
+    assert said == [q.answer for q in asked]
+    blind = training.evaluate.answers(model, front, pictures, sound, asked, blind_after=0)
+    assert not any(one == q.answer for one, q in zip(blind, asked, strict=True))
+    # cut short: what was said so far, and a mark that it went on
+    texts = [q.text for q in asked if q.type == "caption"]
+    (short,) = training.evaluate.ask(model, front, pictures, sound, texts, words=2)
+    assert short == " ".join([*asked[-1].words[:2], "..."])

@@ -43,7 +43,7 @@ def test_attention_received_stays_in_its_window():
     lengths = [5, 3, 5, 1, 2]
     queries = torch.randn(16, 3, 4, generator=generator)
     keys = torch.randn(16, 3, 4, generator=generator)
-    got = score.attention_received(queries, keys, lengths, scale=0.5, window_chunk=1)
+    got = score.attention_received(queries, keys, lengths, scale=0.5, at_once=1)
     start = 0
     for length in lengths:
         window = slice(start, start + length)

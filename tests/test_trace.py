@@ -11,8 +11,9 @@ from prompts import batch, prompt
 
 import omnidrop
 from omnidrop import InputError, Trace
+from omnidrop.budget import DecoderShape
 from omnidrop.tokens import TokenLayout
-from omnidrop.trace import Cost, DecoderShape, Record
+from omnidrop.trace import Cost, Record
 
 
 def layout(modality: list[list[int]], valid: list[list[int]]) -> TokenLayout:

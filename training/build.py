@@ -31,6 +31,7 @@ WORDS = (
     "system", "user", "assistant", "you", "are", "a", "helpful", ".", "?", ",", "what", "which", "is", "when", "first",
     "or", "during", "comes", "after", "how", "many", "the", "one", "things", "sounds", "in", "of", "and",
     *ATTRIBUTES, *(word for words in ATTRIBUTES.values() for word in words), NONE, *NUMBERS, *TIMES,
+    "spell", "list",  # new words go to the end, so that older states keep their ids (`extend.py`)
 )  # fmt: skip
 
 CHAT_TEMPLATE = """\

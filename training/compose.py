@@ -12,15 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from omnidrop.needle.task import ATTRIBUTES, MODALITY, TIMES, Clip, Question, every_question
+from omnidrop.needle.task import ATTRIBUTES, LONGEST, MODALITY, SEQUENCES, TIMES, Clip, Question, every_question
 from omnidrop.needle.task import clip as make_clip
 from training import build
 from training.chunks import EMPTY
 
 WEIGHTS = {
     "video": 2.5, "audio": 2.5, "joint": 3.5, "time": 2.5, "order": 2.0, "list": 2.0, "count": 0.7, "none": 1.0,
+    "transcribe": 2.0, "caption": 2.0,
 }  # fmt: skip
 IGNORE = -100
+SPOKEN = LONGEST + 1  # tokens of the longest answer, its end included
 
 
 @dataclass
@@ -32,12 +34,12 @@ class Batch:
     plain: torch.Tensor  # (B, 1, L, L) bool, what the model sees at test time (block mask, causal)
     barred: torch.Tensor  # the same, and single-modality questions do not see the other modality
     early: torch.Tensor  # the same, and text after the media sees no media at all
-    answer: torch.Tensor  # (B, L) targets of the last layer: at the header's last token and after the answer
+    answer: torch.Tensor  # (B, L) targets of the last layer: from the header's last token to the answer's last word
     hint: torch.Tensor  # (B, L) extra targets of the last layer: at the key and at "?"
-    middle: torch.Tensor  # (B, L) extra targets of a middle layer, at the key
+    middle: torch.Tensor  # (B, L) extra targets of a middle layer: at the key, and at the words of a long answer
     kind: list[list[str]]  # per clip and question, its type
-    at: torch.Tensor  # (B, Q) position of the header's last token
-    word: torch.Tensor  # (B, Q) the right answer's id
+    at: torch.Tensor  # (B, Q, SPOKEN) the positions whose outputs are the answer, the first is the header's last token
+    word: torch.Tensor  # (B, Q, SPOKEN) what they must say: the words and the end, then IGNORE
     facts: dict[str, torch.Tensor]  # (B, n) per chunk: attributes, the previous ones, index, ordinals
 
 
@@ -94,7 +96,7 @@ class Composer:
         asked = [self.draw(c, n_questions, rng) for c in clips]
         prefix = self._prefix(system)
         tail = self._encode("<|im_end|> <|im_start|> assistant")
-        blocks = [[self._encode(q.text) + tail + [self.ids[q.answer]] for q in qs] for qs in asked]
+        blocks = [[self._encode(q.text) + tail + self._encode(q.answer) for q in qs] for qs in asked]
         start, n_media = len(prefix), n_chunks * build.PER_CHUNK
         body = start + n_media + 2
         length = body + max(sum(len(b) for b in bs) for bs in blocks)
@@ -107,8 +109,9 @@ class Composer:
         block_of[:, body:] = -2  # padding, until filled
         see = torch.ones(B, length, 2, dtype=torch.bool)  # may this row see video, audio?
         answer, hint, middle = (torch.full((B, length), IGNORE) for _ in range(3))
-        at = torch.zeros(B, n_questions, dtype=torch.long)
-        word = torch.zeros(B, n_questions, dtype=torch.long)
+        at = torch.zeros(B, n_questions, SPOKEN, dtype=torch.long)
+        word = torch.full((B, n_questions, SPOKEN), IGNORE)
+        end = self.ids["<|im_end|>"]
         modality = torch.full((n_media,), 0).reshape(n_chunks, -1)
         modality[:, build.VIDEO_PER_CHUNK :] = 1
         modality = modality.flatten()
@@ -122,19 +125,25 @@ class Composer:
                 ids[b, p:stop] = torch.tensor(block)
                 positions[:, b, p:stop] = base[:, -1:] + 1 + torch.arange(len(block))
                 block_of[b, p:stop] = j
-                at[b, j], word[b, j] = stop - 2, block[-1]
-                answer[b, stop - 2], answer[b, stop - 1] = block[-1], self.ids["<|im_end|>"]
-                hint[b, stop - 5] = block[-1]  # "?"
                 words = q.text.split()
+                question_mark, header = p + len(words) - 1, stop - 1 - len(q.words)
+                says = torch.tensor([*block[header + 1 - p :], end])
+                at[b, j] = header  # the place of nothing where a short answer has no more words
+                at[b, j, : len(says)] += torch.arange(len(says))
+                word[b, j, : len(says)] = says
+                answer[b, header:stop] = says
+                hint[b, question_mark] = says[0]
                 if q.type == "order":
                     for key in q.keys:
                         time = TIMES[clips[b].where(q.key_attribute, key)]
                         middle[b, p + words.index(key)] = self.ids[time]
                 elif q.keys:
                     k = p + len(words) - 1 - words[::-1].index(q.keys[0])
-                    hint[b, k] = middle[b, k] = block[-1]
+                    hint[b, k] = middle[b, k] = says[0]
                 else:
-                    middle[b, stop - 5] = block[-1]
+                    middle[b, question_mark] = says[0]
+                if q.type in SEQUENCES:  # here each word said is the key to the next one
+                    middle[b, header + 1 : stop] = says[1:]
                 by = MODALITY[q.key_attribute] if q.key_attribute else q.modality
                 other = MODALITY.get(q.ask, by)
                 if by == other and rng.random() < strict:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from omnidrop.needle import clip, files, prompts, questions
-from omnidrop.needle.task import TYPES
+from omnidrop.needle.task import SEQUENCES, TYPES
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from training.evaluate import ask, load
+    from training.evaluate import answers, load
 
     model, front = load(args.model)
     best, path = (-1, None), args.assets / "demo.mp4"
@@ -35,8 +35,8 @@ def main() -> None:
         if {q.type for q in asked} != set(TYPES):
             continue
         pictures, sound = files.read(files.write(made, path))
-        said = ask(model, front, pictures, sound, [q.text for q in asked])
-        right = sum(word == q.answer for word, q in zip(said, asked, strict=True))
+        said = answers(model, front, pictures, sound, asked)
+        right = sum(answer == q.answer for answer, q in zip(said, asked, strict=True))
         if right > best[0]:
             best = (right, index)
         if right == len(TYPES):
@@ -44,12 +44,15 @@ def main() -> None:
     made = clip("test", best[1])
     pictures, sound = files.read(files.write(made, path))
     asked = questions(made)
-    said = ask(model, front, pictures, sound, [q.text for q in asked])
+    said = answers(model, front, pictures, sound, asked)
     rows = []
-    for question, word in zip(asked, said, strict=True):
-        prompt, letter = prompts.multiple_choice(question, made)
-        english = {"english": prompts.english(question), "multiple_choice": prompt, "letter": letter}
-        rows.append({**asdict(question), "tiny_says": word, **english})
+    for question, answer in zip(asked, said, strict=True):
+        english = {"english": prompts.english(question)}
+        if question.type in SEQUENCES:
+            english["listing"] = prompts.listing(question)
+        else:
+            english["multiple_choice"], english["letter"] = prompts.multiple_choice(question, made)
+        rows.append({**asdict(question), "tiny_says": answer, **english})
     content = {
         "split": made.split, "index": made.index, "n_chunks": made.n_chunks, "seconds": made.seconds,
         "chosen": f"the first of test clips 0 to {args.clips - 1} with most questions answered rightly without pruning",
@@ -58,7 +61,7 @@ def main() -> None:
     (args.assets / "demo.json").write_text(json.dumps(content, indent=1) + "\n")
     print(f"clip {best[1]}: {best[0]} of {len(TYPES)} right")
     for row in rows:
-        print(f"  {row['type']:6} {row['text']:40} {row['answer']:10} tiny says {row['tiny_says']}")
+        print(f"  {row['type']:10} {row['text']:35} {row['answer']:10} tiny says {row['tiny_says']}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Accuracy of a saved model on rendered clips: `python -m training.evaluate FOLDER --split test --clips 100`.
 
 What it is: files written, decoded, through the real processor and the class's own forward pass, all questions of a clip
-in a batch; and the diagnostic "nobody sees media after layer l". What it is not: `omnidrop needle`, which compares
-methods.
+in a batch; and the diagnostic "nobody sees media after layer l". An answer is right when all of its words and its end
+are. What it is not: `omnidrop needle`, which compares methods.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from omnidrop.models import adapt
+from omnidrop.needle.task import LONGEST, SEQUENCES
 from training import build
 
 
@@ -25,9 +26,10 @@ def load(folder: str | Path):
 
 
 def ask(model, front, pictures, sound, texts: list[str], blind_after: int | None = None,
-        hide: tuple[str, ...] = ("video", "audio")) -> list[str]:  # fmt: skip
-    """One word for each question about a clip. `blind_after`: in later layers the text behind the media sees none of
-    the modalities in `hide` (-1: in no layer). Media rows still see each other, so a sound may know its picture."""
+        hide: tuple[str, ...] = ("video", "audio"), words: int = 1) -> list[str]:  # fmt: skip
+    """The answer to each question about a clip: one word, or, for `words` above 1, greedily up to the end or so many
+    words (then "..." follows). `blind_after`: in later layers the text behind the media sees none of the modalities in
+    `hide` (-1: in no layer). Media rows still see each other, so a sound may know its picture."""
     import torch
 
     prompt = [
@@ -50,35 +52,65 @@ def ask(model, front, pictures, sound, texts: list[str], blind_after: int | None
     length = max(map(len, rows))
     ids = torch.tensor([[front.tokenizer.pad_token_id] * (length - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
-    n = len(rows)
     with torch.no_grad():
-        words = model.get_input_embeddings()(ids)
-        sees = model.get_audio_features(x["input_features"], x["feature_attention_mask"]).last_hidden_state
-        looks = torch.cat(model.get_video_features(x["pixel_values_videos"], x["video_grid_thw"]).pooler_output)
-        for token, features in ((front.tokenizer.audio_token_id, sees), (front.tokenizer.video_token_id, looks)):
-            words = words.masked_scatter((ids == token)[..., None], features.repeat(n, 1).to(words.dtype))
-        lengths = x["feature_attention_mask"].sum(1)
-        positions, _ = model.get_rope_index(
-            ids, video_grid_thw=x["video_grid_thw"].repeat(n, 1), attention_mask=mask, use_audio_in_video=True,
-            audio_seqlens=lengths.repeat(n), second_per_grids=torch.full((n,), 1.0),
-        )  # fmt: skip
-        if blind_after is None:
-            out = adapt(model).decoder(inputs_embeds=words, attention_mask=mask, position_ids=positions)
-            last = out.last_hidden_state[:, -1]
-        else:
-            lm = adapt(model).decoder
-            seen = torch.ones(length, length, dtype=torch.bool).tril() & mask[:, None, None, :].bool()
-            seen = seen | torch.eye(length, dtype=torch.bool)
-            token = {"audio": front.tokenizer.audio_token_id, "video": front.tokenizer.video_token_id}
-            is_media = (ids == token["audio"]) | (ids == token["video"])
-            behind = is_media.int().flip(1).cumsum(1).flip(1) == 0
-            hidden = torch.isin(ids, torch.tensor([token[name] for name in hide]))
-            blind = seen & ~(behind[:, None, :, None] & hidden[:, None, None, :])
-            rotary = lm.rotary_emb(words, positions)
-            for i, layer in enumerate(lm.layers):
-                words = layer(words, attention_mask=seen if i <= blind_after else blind, position_embeddings=rotary)
-            last = lm.norm(words)[:, -1]
-        return front.tokenizer.convert_ids_to_tokens(model.lm_head(last).argmax(-1).tolist())
+        heard = model.get_audio_features(x["input_features"], x["feature_attention_mask"]).last_hidden_state
+        seen = torch.cat(model.get_video_features(x["pixel_values_videos"], x["video_grid_thw"]).pooler_output)
+        features = {"audio": heard, "video": seen}
+        said: list[list[int]] = [[] for _ in texts]
+        speaking = list(range(len(texts)))
+        for _ in range(words):  # no cache: the plain definition of greedy decoding, under any mask
+            tokens = _next(model, front, x, ids[speaking], mask[speaking], features, blind_after, hide)
+            for row, token in zip(speaking, tokens.tolist(), strict=True):
+                said[row].append(token)
+            ids = torch.cat([ids, torch.tensor([[row[-1]] for row in said])], 1)
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+            speaking = [row for row in speaking if said[row][-1] != front.tokenizer.eos_token_id]
+            if not speaking:
+                break
+    answers = [front.tokenizer.convert_ids_to_tokens(tokens) for tokens in said]
+    if words == 1:
+        return [answer[0] for answer in answers]
+    end = front.tokenizer.eos_token
+    return [" ".join(answer[:-1] if answer[-1] == end else [*answer, "..."]) for answer in answers]
+
+
+def _next(model, front, x, ids, mask, features, blind_after, hide):
+    """(B,) the token that follows each row of `ids` (B, L)."""
+    import torch
+
+    n, length = ids.shape
+    token = {"audio": front.tokenizer.audio_token_id, "video": front.tokenizer.video_token_id}
+    words = model.get_input_embeddings()(ids)
+    for name, values in features.items():
+        words = words.masked_scatter((ids == token[name])[..., None], values.repeat(n, 1).to(words.dtype))
+    positions, _ = model.get_rope_index(
+        ids, video_grid_thw=x["video_grid_thw"].repeat(n, 1), attention_mask=mask, use_audio_in_video=True,
+        audio_seqlens=x["feature_attention_mask"].sum(1).repeat(n), second_per_grids=torch.full((n,), 1.0),
+    )  # fmt: skip
+    lm = adapt(model).decoder
+    if blind_after is None:
+        last = lm(inputs_embeds=words, attention_mask=mask, position_ids=positions).last_hidden_state[:, -1]
+        return model.lm_head(last).argmax(-1)
+    sees = torch.ones(length, length, dtype=torch.bool).tril() & mask[:, None, None, :].bool()
+    sees = sees | torch.eye(length, dtype=torch.bool)
+    is_media = (ids == token["audio"]) | (ids == token["video"])
+    behind = is_media.int().flip(1).cumsum(1).flip(1) == 0
+    hidden = torch.isin(ids, torch.tensor([token[name] for name in hide]))
+    blind = sees & ~(behind[:, None, :, None] & hidden[:, None, None, :])
+    rotary = lm.rotary_emb(words, positions)
+    for i, layer in enumerate(lm.layers):
+        words = layer(words, attention_mask=sees if i <= blind_after else blind, position_embeddings=rotary)
+    return model.lm_head(lm.norm(words)[:, -1]).argmax(-1)
+
+
+def answers(model, front, pictures, sound, questions, **how) -> list[str]:
+    """What the model says to each question, in words; see `ask`."""
+    said: dict[str, str] = {}
+    for words in (1, LONGEST + 1):
+        texts = list(dict.fromkeys(q.text for q in questions if (q.type in SEQUENCES) == (words > 1)))
+        if texts:
+            said |= zip(texts, ask(model, front, pictures, sound, texts, words=words, **how), strict=True)
+    return [said[q.text] for q in questions]
 
 
 def accuracy(model, front, split: str, n_clips: int, n_chunks: int, blind_after: int | None = None, draws: int = 3,
@@ -91,9 +123,9 @@ def accuracy(model, front, split: str, n_clips: int, n_chunks: int, blind_after:
             made = clip(split, index, n_chunks)
             pictures, sound = files.read(files.write(made, Path(folder) / "clip.mp4"))
             asked = [q for draw in range(draws) for q in questions(made, seed=draw)]
-            said = ask(model, front, pictures, sound, [q.text for q in asked], blind_after, hide)
-            for question, word in zip(asked, said, strict=True):
-                counts[question.type][0] += word == question.answer
+            said = answers(model, front, pictures, sound, asked, blind_after=blind_after, hide=hide)
+            for question, answer in zip(asked, said, strict=True):
+                counts[question.type][0] += answer == question.answer
                 counts[question.type][1] += 1
     return {kind: {"accuracy": right / n, "n": n} for kind, (right, n) in sorted(counts.items())}
 

@@ -26,6 +26,7 @@ from training.compose import IGNORE, Batch, Composer
 BLIND, BIND, PREVIOUS, MIDDLE = 5, 3, 4, 11  # layers: question blind below; read-outs after these
 CURRICULUM = (3, 4, 6, 8)
 MIXED = (4, 5, 6, 7, 8, 8, 8, 9, 10, 12, 14, 16)
+PEAK = 1.2e-3  # learning rate
 
 
 class Heads(nn.Module):
@@ -84,9 +85,15 @@ def losses(model, heads: Heads, batch: Batch, masks: list[torch.Tensor]) -> tupl
     spoken = {name: previous[:, :, where.get(name, [-2, -1])] for name in heads.last}
     out["last"] = sum(says(heads.last[name], spoken[name], "last " + name) for name in heads.last) / 4
     out["count"] = sum(says(heads.count[name], previous[:, :, -2:], name) for name in heads.count) / 2
-    at = torch.arange(len(batch.at))[:, None]
-    right = head(final[at, batch.at]).argmax(-1) == batch.word
-    return out, right
+    return out, answered(model, final, batch)
+
+
+def answered(model, final: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """(B, Q) bool: every word and the end are right. Each is read behind the right words before it; that all of them
+    are right is the same as that greedy decoding says exactly the answer."""
+    clip = torch.arange(len(batch.at))[:, None, None]
+    said = model.lm_head(final[clip, batch.at]).argmax(-1)
+    return ((said == batch.word) | (batch.word == IGNORE)).all(-1)
 
 
 SHARE = {"answer": 1.0, "hint": 0.4, "middle": 0.4, "bind": 0.4, "index": 0.3, "last": 0.3, "count": 0.15}
@@ -113,8 +120,7 @@ def check(model, composer: Composer, n_chunks: int, n_clips: int, drop_after: in
             gone[:, :, media.stop :, media] = False
             masks = [batch.plain if layer <= drop_after else gone for layer in range(build.LAYERS)]
         final, _ = forward(model, batch, masks)
-        right = model.lm_head(final[torch.arange(len(batch.at))[:, None], batch.at]).argmax(-1) == batch.word
-        accuracies(batch.kind, right, counts)
+        accuracies(batch.kind, answered(model, final, batch), counts)
     return {kind: sum(marks) / len(marks) for kind, marks in sorted(counts.items())}
 
 
@@ -122,17 +128,28 @@ def show(accuracy: dict[str, float]) -> str:
     return " ".join(f"{kind} {value:.2f}" for kind, value in accuracy.items())
 
 
-def train(model, composer: Composer, folder: Path, seed: int, minutes: float, steps: int, log=print) -> None:
-    """Train in place, save every few minutes, go on from the last save. Ends after `steps` steps."""
-    torch.manual_seed(seed + 1)
-    heads = Heads()
+def groups(model, heads: Heads) -> list[dict]:
+    """What is trained: the decoder, its head and the read-outs; matrices decay, vectors do not."""
     parameters = [*adapt(model).decoder.parameters(), *model.lm_head.parameters(), *heads.parameters()]
     decay = [p for p in parameters if p.ndim >= 2]
     plain = [p for p in parameters if p.ndim < 2]
-    optimiser = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.03}, {"params": plain, "weight_decay": 0.0}], lr=PEAK, betas=(0.9, 0.98)
-    )
-    state = {"step": 0, "stage": 0, "since": 0, "ema": {}, "seconds": 0.0}
+    return [{"params": decay, "weight_decay": 0.03}, {"params": plain, "weight_decay": 0.0}]
+
+
+def rate(step: int, begin: int, steps: int, peak: float) -> float:
+    """The learning rate of a run from step `begin` to `steps`: warm-up, constant, cosine over the last 40 %."""
+    cool = max(0.0, ((step - begin) / (steps - begin) - 0.6) / 0.4)
+    return peak * min(1.0, (step - begin + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * cool)) + 1e-5
+
+
+def train(model, composer: Composer, folder: Path, seed: int, minutes: float, steps: int, peak: float = PEAK,
+          log=print) -> None:  # fmt: skip
+    """Train in place, save every few minutes, go on from the last save. Ends after step `steps`."""
+    torch.manual_seed(seed + 1)
+    heads = Heads()
+    optimiser = torch.optim.AdamW(groups(model, heads), lr=peak, betas=(0.9, 0.98))
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    state = {"step": 0, "begin": 0, "stage": 0, "since": 0, "ema": {}, "seconds": 0.0}
     path = folder / "llm.pt"
     if path.exists():
         saved = torch.load(path, weights_only=False)
@@ -160,10 +177,8 @@ def train(model, composer: Composer, folder: Path, seed: int, minutes: float, st
         batch = composer.batch(list(range(first, first + n_clips)), n_chunks, 16, seed, system=system)
         blind = rng.random() < 0.8
         masks = [batch.barred & batch.early if blind and i < BLIND else batch.barred for i in range(build.LAYERS)]
-        cool = max(0.0, (step / steps - 0.6) / 0.4)
-        rate = PEAK * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * cool)) + 1e-5
         for group in optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate(step, state["begin"], steps, peak)
         with torch.autocast("cpu", dtype=torch.bfloat16):  # a third faster with AVX512-BF16; weights stay float32
             parts, right = losses(model, heads, batch, masks)
         loss = sum(SHARE[name] * value for name, value in parts.items())
@@ -191,6 +206,3 @@ def train(model, composer: Composer, folder: Path, seed: int, minutes: float, st
             last_save = time.monotonic()
             log(f"saved; dev, 8 chunks: {show(check(model, composer, 8, 16))}")
     save()
-
-
-PEAK = 1.2e-3

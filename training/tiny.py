@@ -20,9 +20,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--chunks", type=int, default=8192, help="rendered chunks, a multiple of 128")
     parser.add_argument("--encoder-steps", type=int, default=400)
-    parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--steps", type=int, default=3000, help="the last step, those before an extension included")
+    parser.add_argument("--peak", type=float, default=1.2e-3, help="the highest learning rate of the language model")
     parser.add_argument("--save-minutes", type=float, default=4.0)
-    parser.add_argument("--test-clips", type=int, default=100, help="rendered clips for the final check")
+    parser.add_argument("--test-clips", type=int, default=100, help="rendered clips for the final check; 0: none")
     args = parser.parse_args()
 
     import torch
@@ -57,11 +58,14 @@ def main() -> None:
     saved = torch.load(cached)
     model.load_state_dict(saved["model"])
     composer = compose.Composer(saved["video"], saved["audio"], saved["labels"], model)
-    llm.train(model, composer, args.out, args.seed, args.save_minutes, args.steps, log=log)
+    llm.train(model, composer, args.out, args.seed, args.save_minutes, args.steps, args.peak, log=log)
     build.save(model, args.out / "model")
+    if not args.test_clips:
+        return
     results = evaluate.report(args.out / "model", n_clips=args.test_clips, n_chunks=8, log=log)
-    results["seed"], results["steps"] = args.seed, args.steps
-    results["llm_seconds"] = torch.load(args.out / "llm.pt", weights_only=False)["state"]["seconds"]
+    state = torch.load(args.out / "llm.pt", weights_only=False)["state"]
+    results |= {"seed": args.seed, "steps": args.steps, "extended_after_step": state["begin"] or None}
+    results["llm_seconds"] = state["seconds"]
     (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     log(json.dumps(results))
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from .cache import check_prunable
 from .errors import InputError
 from .models import Adapter
+from .prefill import Kept
 from .tokens import MediaSizes
 
 
@@ -26,7 +27,7 @@ class Decision:
 
     input_ids: Tensor  # (B, L), on the CPU
     sizes: MediaSizes
-    kept: list[list[Tensor]]  # [layer][row] positions
+    kept: Kept
 
 
 @dataclass(frozen=True, kw_only=True)

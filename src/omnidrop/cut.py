@@ -50,7 +50,7 @@ class Cut:
         # the three rotary axes only: with its gaps, the running text position would look like several packed sequences
         positions = kwargs["position_ids"][-3:].expand(3, columns.shape[0], -1)
         kwargs["position_ids"] = positions.gather(2, columns.to(positions.device).expand(3, -1, -1))
-        kwargs["inputs_embeds"] = take(embeds, columns)
+        kwargs["inputs_embeds"] = take(self.prefill.merge(embeds), columns)
         kwargs["attention_mask"] = valid
         return kwargs
 
@@ -74,7 +74,7 @@ class Cut:
 
     def advance(self, hidden: Tensor, columns: Tensor, kwargs: dict[str, Any]) -> Tensor:
         """Go on with `columns` (B, K') of the current sequence; `kwargs` are a layer's, made for layer 0's columns."""
-        hidden = take(hidden, columns)
+        hidden = take(self.prefill.merge(hidden), columns)
         self.place = columns if self.place is None else self.place.gather(1, columns)
         valid = self._follow(columns)
         cos, sin = kwargs["position_embeddings"]
@@ -94,10 +94,10 @@ class Cut:
         """Tell each layer's cache which positions it holds; with `evict`, forget what the last layer no longer saw."""
         prefill = self.prefill
         for index, layer in enumerate(cache.layers):
-            rows = [row.to(layer.keys.device) for row in prefill.kept[index]]
+            rows = [row.to(layer.keys.device) for row in prefill.kept.positions[index]]
             pruned = PrunedLayer.adopt(layer, pack(rows, -1), prefill.layout.shape[1], _differ(rows))
             if evict:
-                final = [row.to(layer.keys.device) for row in prefill.kept[-1]]
+                final = [row.to(layer.keys.device) for row in prefill.kept.positions[-1]]
                 width = pruned.positions.shape[1]
                 places = [torch.searchsorted(r, f) + width - len(r) for r, f in zip(rows, final, strict=True)]
                 pruned.keep(pack(places, 0), pack(final, -1), _differ(final))
@@ -119,7 +119,7 @@ class Cut:
             full = full.to(packed.device).clone()
             if index == len(states) - 1:
                 full = norm(full)
-            for b, positions in enumerate(self.prefill.kept[max(index - 1, 0)]):
+            for b, positions in enumerate(self.prefill.kept.positions[max(index - 1, 0)]):
                 full[b, positions.to(packed.device)] = packed[b, packed.shape[1] - len(positions) :]
             result.append(full)
         return tuple(result)

@@ -1,21 +1,22 @@
 """One pruned prefill: the rows on their way through the decoder, and what each layer boundary does to them.
 
 What it is: the bookkeeping between a method (which tokens?) and the runtime (when?). What it is not: it registers no
-hook and touches no module; the runtime calls `enter` once, then `leave(l)` after each layer.
+hook and touches no module; the runtime calls `enter` once, then `leave(l)` after each layer, and `merge` after either.
 
 Shapes: B batch, L prompt, K width of the widest row at the moment, D model width, N prunable tokens of a row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from . import score
-from .methods.base import Budget, InputView, LayerView, Method
+from .budget import Budget, DecoderShape, drops_of
+from .methods.base import InputView, LayerView, Merged, Method
 from .models.base import split_heads
 from .rows import Row, pack
 from .tokens import Modality, TokenLayout
@@ -23,12 +24,21 @@ from .tokens import Modality, TokenLayout
 
 @dataclass(kw_only=True)
 class Attended:
-    """What a decoder layer just computed, as far as scoring needs it."""
+    """What a decoder layer just computed, as far as a method may ask for it."""
 
+    hidden: Tensor  # (B, K, D), what leaves the layer
     queries: Tensor  # (B, K, ...) before rotary
     keys: Tensor  # (B, K, ...) before rotary
     rotary: tuple[Tensor, Tensor]  # cos, sin (B, K, head width)
     scale: float
+
+
+@dataclass(kw_only=True)
+class Kept:
+    """A prefill's decisions, complete enough to be repeated."""
+
+    positions: list[list[Tensor]]  # [layer][row], what entered each layer
+    merged: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # (layer, row) -> survivors' features there
 
 
 @dataclass(kw_only=True)
@@ -38,12 +48,12 @@ class Prefill:
     method: Method
     layout: TokenLayout
     keys: list[int]  # one per row, see `InputView.key`
-    layers: int
+    shape: DecoderShape
     device: torch.device
-    followed: list[list[Tensor]] | None = None  # [layer][row] positions of an earlier decision to repeat
+    followed: Kept | None = None  # an earlier decision to repeat
     rows: list[Row] = field(init=False)
     plans: list[list[int]] = field(init=False)  # [row][layer] k_l
-    kept: list[list[Tensor]] = field(init=False)  # [layer][row] positions
+    kept: Kept = field(init=False)
 
     def __post_init__(self) -> None:
         layout = self.layout
@@ -62,7 +72,8 @@ class Prefill:
             self.rows.append(row)
         self.totals = [len(row.media) for row in self.rows]
         self.max_chunks = [max(int(layout.chunk[b].max()), 0) for b in range(len(self.rows))]
-        self.modality, self.chunk = layout.modality.to(self.device), layout.chunk.to(self.device)
+        self.facts = {name: getattr(layout, name).to(self.device) for name in ("modality", "item", "frame", "chunk")}
+        self._changes: list[tuple[int, Tensor, Tensor]] = []  # row, columns, features: what the last step merged
 
     @property
     def widths(self) -> list[int]:
@@ -80,44 +91,58 @@ class Prefill:
             return None
         return pack([torch.ones_like(row.positions) for row in self.rows], 0).bool()
 
-    def enter(self, embeds: Tensor, saliency: Tensor | None) -> Tensor | None:
+    @property
+    def layers(self) -> int:
+        """Depth of the decoder."""
+        return self.shape.layers
+
+    def enter(self, embeds: Tensor, saliency: Mapping[Modality, Tensor]) -> Tensor | None:
         """Stage 0 on (B, L, D) embeddings: the columns (B, K) of the prompt that enter layer 0.
 
-        `saliency` (audio tokens of the batch,) float32. Returns None when the method drops nothing anywhere in this
-        prompt: then the prefill must be left alone.
+        `saliency`: per modality the tokens of the batch, float32, as far as the method asked. Returns None when the
+        method drops nothing anywhere in this prompt: then the prefill must be left alone. `merge` must follow.
         """
-        heard, choices = 0, list[Tensor | None]()
+        choices = list[Tensor | None]()
         for b, total in enumerate(self.totals):
-            sound = int((self.layout.valid[b] & (self.layout.modality[b] == Modality.AUDIO)).sum())
+            chosen: Tensor | Merged | None = None
             if self.followed is not None:
-                choices.append(self._follow(0, b))
+                chosen = self._follow(0, b)
             elif total:
-                own = None if saliency is None else saliency[heard : heard + sound].to(self.device)
-                choices.append(self.method.at_input(self._input_view(b, embeds[b], own)))
-            else:
-                choices.append(None)
-            heard += sound
+                chosen = self.method.at_input(self._input_view(b, embeds[b], saliency))
+            if isinstance(chosen, Merged):
+                chosen, features = chosen
+                self._changes.append((b, self.rows[b].positions[self.rows[b].media[chosen]], features))
+            choices.append(chosen)
         entering = [total if kept is None else len(kept) for total, kept in zip(self.totals, choices, strict=True)]
         self.plans = [self._plan(b, n) for b, n in enumerate(entering)]
         if entering == self.totals and not any(map(any, self.plans)):
-            self.kept = [[row.positions for row in self.rows]] * self.layers
+            self.kept = Kept(positions=[[row.positions for row in self.rows]] * self.layers)
+            self._changes.clear()
             return None
         for row, kept in zip(self.rows, choices, strict=True):
             if kept is not None:
                 row.select(kept)
-        self.kept = [[row.positions for row in self.rows]]
+        self.kept = Kept(positions=[[row.positions for row in self.rows]])
+        self.kept.merged.update({(0, b): features for b, _, features in self._changes})
         return pack([row.positions for row in self.rows], 0)
+
+    def _budget(self, b: int, entering: int) -> Budget:
+        return Budget(
+            layers=self.layers,
+            total=self.totals[b],
+            entering=entering,
+            text=int(self.layout.valid[b].sum()) - self.totals[b],
+            shape=self.shape,
+        )
 
     def _plan(self, b: int, entering: int) -> list[int]:
         if self.followed is not None:
-            sizes = [len(layer[b]) for layer in self.followed]
-            return [before - after for before, after in pairwise(sizes)] + [0]
-        if not self.totals[b]:
-            return [0] * self.layers
-        return self.method.plan(Budget(layers=self.layers, total=self.totals[b], entering=entering))
+            return drops_of([len(layer[b]) for layer in self.followed.positions])
+        return self.method.plan(self._budget(b, entering)) if self.totals[b] else [0] * self.layers
 
-    def _input_view(self, b: int, embeds: Tensor, saliency: Tensor | None) -> InputView:
-        positions = self.rows[b].positions[self.rows[b].media]
+    def _input_view(self, b: int, embeds: Tensor, saliency: Mapping[Modality, Tensor]) -> InputView:
+        row = self.rows[b]
+        positions = row.positions[row.media]
         where = positions.cpu()
         modality, item, frame = (getattr(self.layout, name)[b][where] for name in ("modality", "item", "frame"))
         clips = torch.stack([modality, item], 1).unique(dim=0).tolist()
@@ -125,16 +150,30 @@ class Prefill:
         for kind, number in clips:
             mine = (modality == kind) & (item == number)
             runs.append((kind, number, int(mine.sum()), int(frame[mine].max()) + 1))
+        worth = None
+        if saliency:
+            worth = torch.zeros(len(positions), dtype=torch.float32, device=self.device)
+            for kind in set(saliency) & set(self.method.prunable):
+                values = saliency[kind]
+                mine = (modality == kind).nonzero()[:, 0].to(self.device)
+                worth[mine] = self._own(b, kind, values).to(self.device)
         return InputView(
-            modality=modality.to(self.device),
-            item=item.to(self.device),
-            frame=frame.to(self.device),
-            chunk=self.chunk[b][positions],
+            **{name: fact[b][positions] for name, fact in self.facts.items()},
             key=self.keys[b],
             features=embeds[positions.to(embeds.device)].to(self.device),
+            question=embeds[row.positions[row.asks].to(embeds.device)].to(self.device),
             runs=runs,
-            audio_saliency=saliency,
+            budget=self._budget(b, self.totals[b]),
+            max_chunk=self.max_chunks[b],
+            saliency=worth,
         )
+
+    def _own(self, b: int, kind: Modality, values: Tensor) -> Tensor:
+        """The part of a batch's tokens of one kind that belongs to row b; beams may share one encoding."""
+        tokens = (self.layout.valid & (self.layout.modality == kind)).sum(1).tolist()
+        copies = max(sum(tokens) // max(len(values), 1), 1)
+        start = sum(tokens[: b // copies * copies : copies])
+        return values[start : start + tokens[b]]
 
     def drops_after(self, layer: int) -> bool:
         """Whether any row loses tokens between `layer` and the next: known before the layer runs."""
@@ -143,10 +182,11 @@ class Prefill:
     def leave(self, layer: int, attended: Attended | None) -> Tensor | None:
         """Drop after `layer`: the columns (B, K') of the current sequence that go on, or None when all do.
 
-        `attended` is needed where `drops_after(layer)`; padding columns (0) must be masked by the caller.
+        `attended` is needed where `drops_after(layer)`; padding columns (0) must be masked by the caller. `merge` must
+        follow on the current hidden states.
         """
         if not self.drops_after(layer):
-            self.kept.append(self.kept[-1])
+            self.kept.positions.append(self.kept.positions[-1])
             return None
         width, survivors = max(self.widths), []  # before any row loses tokens
         for b, row in enumerate(self.rows):
@@ -155,18 +195,31 @@ class Prefill:
             if k == 0:
                 survivors.append(offset + torch.arange(len(row.positions), device=self.device))
                 continue
-            kept = (
+            chosen = (
                 self._follow(layer + 1, b)
-                if self.followed
+                if self.followed is not None
                 else self.method.at_layer(self._view(layer, b, offset, attended), k)
             )
-            survivors.append(offset + row.select(kept))
-        self.kept.append([row.positions for row in self.rows])
+            if isinstance(chosen, Merged):
+                chosen, features = chosen
+                self._changes.append((b, offset + row.media[chosen], features))
+                self.kept.merged[layer + 1, b] = features
+            survivors.append(offset + row.select(chosen))
+        self.kept.positions.append([row.positions for row in self.rows])
         return pack(survivors, 0)
+
+    def merge(self, x: Tensor) -> Tensor:
+        """x (B, K, D), before the cut, with what survivors took over from dropped tokens."""
+        if self._changes:
+            x = x.clone()
+            for b, columns, features in self._changes:
+                x[b, columns.to(x.device)] = features.to(x.device, x.dtype)
+            self._changes.clear()
+        return x
 
     def _view(self, layer: int, b: int, offset: int, attended: Attended | None) -> LayerView:
         row = self.rows[b]
-        media_positions = row.positions[row.media]
+        positions = row.positions[row.media]
 
         def attention() -> Tensor:
             assert attended is not None
@@ -175,21 +228,29 @@ class Prefill:
             width = cos.shape[-1]
             queries = score.rotate(split_heads(attended.queries[b, offset:][asks], width), cos[asks], sin[asks])
             keys = score.rotate(split_heads(attended.keys[b, offset:], width), cos, sin)
-            worth = score.query_attention(queries, keys, asks, scale=attended.scale)
-            return worth.to(self.device)[row.media]
+            worth = score.head_attention(queries, keys, asks, scale=attended.scale)
+            return worth.to(self.device)[:, row.media]
+
+        def states(columns: Tensor) -> Tensor:
+            assert attended is not None
+            hidden = attended.hidden
+            return hidden[b, (offset + columns).to(hidden.device)].to(self.device)
 
         return LayerView(
             layer=layer,
             layers=self.layers,
-            modality=self.modality[b][media_positions],
-            chunk=self.chunk[b][media_positions],
+            **{name: fact[b][positions] for name, fact in self.facts.items()},
             key=self.keys[b],
             max_chunk=self.max_chunks[b],
-            attention=attention,
+            head_attention=attention,
+            hidden=lambda: states(row.media),
+            question_hidden=lambda: states(row.asks),
         )
 
-    def _follow(self, layer: int, b: int) -> Tensor:
-        """Which media of the row an earlier decision let into `layer`."""
+    def _follow(self, layer: int, b: int) -> Tensor | Merged:
+        """What an earlier decision let into `layer` of the row."""
         assert self.followed is not None
         row = self.rows[b]
-        return torch.isin(row.positions[row.media], self.followed[layer][b]).nonzero()[:, 0]
+        kept = torch.isin(row.positions[row.media], self.followed.positions[layer][b]).nonzero()[:, 0]
+        features = self.followed.merged.get((layer, b))
+        return kept if features is None else Merged(kept, features)

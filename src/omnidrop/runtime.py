@@ -26,14 +26,15 @@ from . import cache as caches
 from .call import Call, Decision
 from .clock import Stopwatch
 from .cut import Cut
-from .encoders import EncoderNotes
+from .encoders import EncoderNotes, Watched
 from .errors import InputError, ModelError, SettingError
 from .methods import Method
 from .models import Adapter, adapt
 from .prefill import Attended, Prefill
-from .tokens import build
+from .tokens import Modality, build
 from .trace import Record, Trace
 
+ASSISTED = "_get_candidate_generator"  # the thinker's method that generate() calls for assisted decoding
 _pruning: WeakSet[nn.Module] = WeakSet()  # thinkers inside a `with` right now
 
 
@@ -102,6 +103,7 @@ class _Session:
         self.cut: Cut | None = None  # its shortened tensors, if anything is dropped
         self.step: tuple[Any, Tensor | None] | None = None  # a later step: its cache, its attention mask
         self.decision: Decision | None = None
+        self.found: Any = None  # what stood on the thinker in place of `_refuse_assisted`
         self.encoders = EncoderNotes(adapter)
         self.timers: dict[str, Stopwatch] = {}
         self.projected: dict[str, Tensor] = {}  # "queries" and "keys" of the decoder layer that is running
@@ -117,11 +119,10 @@ class _Session:
         before(adapter.audio_encoder, self.on_audio)
         for stage, module in (("vision_encoder", adapter.vision_encoder), ("audio_encoder", adapter.audio_encoder)):
             after(module, partial(self.on_stage_end, stage))
-        if self.method.wants_audio_saliency():
-            attention = adapter.audio_attention
-            before(attention, lambda module, args, kwargs: self.encoders.audio_attention(args, kwargs))
-            for name, projection in (("queries", attention.q_proj), ("keys", attention.k_proj)):
-                after(projection, partial(self.on_projection, self.encoders.projected, name))
+        for watched in self.encoders.watched(self.method.saliency):
+            before(watched.attention, partial(self.on_encoder_attention, watched))
+            for name, projection in watched.projections.items():
+                after(projection, partial(self.on_encoder_projection, watched, name))
         before(adapter.decoder, self.on_decoder)
         after(adapter.decoder, self.on_decoder_end)
         for index, layer in enumerate(self.layers):
@@ -131,13 +132,16 @@ class _Session:
         before(adapter.head, self.on_head)
         after(adapter.head, partial(self.on_stage_end, "head"))
         # assisted decoding prefills prompt and guesses at once: the guesses would be taken for the question
-        adapter.thinker._get_candidate_generator = _refuse_assisted
+        self.found = vars(adapter.thinker).get(ASSISTED)
+        setattr(adapter.thinker, ASSISTED, _refuse_assisted)
 
     def detach(self) -> None:
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
-        self.adapter.thinker.__dict__.pop("_get_candidate_generator", None)
+        vars(self.adapter.thinker).pop(ASSISTED, None)
+        if self.found is not None:  # another `with` put it there
+            setattr(self.adapter.thinker, ASSISTED, self.found)
         self.call = self.prefill = self.cut = self.step = self.decision = None
         self.projected.clear()
         self.encoders.clear()
@@ -164,10 +168,13 @@ class _Session:
         self.encoders.audio(args, kwargs)
         self.start("audio_encoder", _device(args, kwargs))
 
-    def on_projection(
-        self, notes: dict[str, Tensor], name: str, module: nn.Module, args: tuple, kwargs: dict, output: Tensor
+    def on_encoder_attention(self, watched: Watched, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        watched.begin(args, kwargs)
+
+    def on_encoder_projection(
+        self, watched: Watched, name: str, module: nn.Module, args: tuple, kwargs: dict, output: Tensor
     ) -> None:
-        notes[name] = output
+        watched.note(name, output)
 
     def on_layer_projection(
         self, index: int, name: str, module: nn.Module, args: tuple, kwargs: dict, output: Tensor
@@ -237,12 +244,13 @@ class _Session:
             method=method,
             layout=layout,
             keys=call.keys(layout.valid),
-            layers=len(self.layers),
+            shape=adapter.shape,
             device=embeds.device,
             followed=earlier.kept if earlier else None,
         )
         self.start("input_stage", embeds.device)
-        columns = prefill.enter(embeds, None if earlier else self.encoders.saliency())
+        present = {kind for kind in Modality if bool((layout.modality == kind).any())}
+        columns = prefill.enter(embeds, {} if earlier else self.encoders.saliency(present))
         if columns is not None:
             wanted = kwargs.get("output_hidden_states") or getattr(
                 adapter.decoder.config, "output_hidden_states", False
@@ -274,18 +282,19 @@ class _Session:
             cut.rotary = kwargs["position_embeddings"]
             return None
         hidden = cut.add_features(args[0], index - 1)
-        columns = cut.prefill.leave(index - 1, self._attended(index - 1))
+        columns = cut.prefill.leave(index - 1, self._attended(index - 1, hidden))
         self.projected.clear()
         if columns is not None:
             hidden = cut.advance(hidden, columns, kwargs)
         return (hidden, *args[1:]), cut.arguments(kwargs)
 
-    def _attended(self, index: int) -> Attended | None:
-        """What `index`, the layer before this one, projected; None where nothing will be scored."""
+    def _attended(self, index: int, hidden: Tensor) -> Attended | None:
+        """What `index`, the layer before this one, projected and gave; None where nothing will be scored."""
         if self.cut is None or self.cut.rotary is None or "queries" not in self.projected:
             return None
         queries, (cos, sin) = self.projected["queries"], self.cut.rotary
         return Attended(
+            hidden=hidden,
             queries=queries,
             keys=self.projected["keys"],
             rotary=(self.adapter.join_axes(cos).to(queries.device), self.adapter.join_axes(sin).to(queries.device)),
@@ -314,7 +323,7 @@ class _Session:
         self.trace.add(
             Record(
                 layout=prefill.layout,
-                kept=prefill.kept,
+                kept=prefill.kept.positions,
                 evicted=self.method.evict,
                 prunable=tuple(int(kind) for kind in self.method.prunable),
                 shape=self.adapter.shape,

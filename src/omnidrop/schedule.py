@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from .budget import counts_of
 from .errors import SettingError
 
 ROUNDING = 1e-9  # 0.29 * 100 is 28.999999999999996 in binary; a whole number of tokens must not be lost to that
@@ -71,6 +72,11 @@ def retained(drop_counts: Sequence[int], *, entering: int, total: int) -> float:
     return area / (len(drop_counts) * total)
 
 
+def counts(shares: Sequence[float], entering: int) -> list[int]:
+    """n_l: how many of `entering` tokens enter each layer, when layer l drops floor(p_l * n_l) (eq. 4)."""
+    return counts_of(drops(shares, entering), entering)
+
+
 def ideal_retained(shares: Sequence[float], r_0: float) -> float:
     """R without rounding to whole tokens: the mean of r_l with r_{l+1} = r_l (1 - p_l) (eq. 6)."""
     left, area = r_0, 0.0
@@ -80,44 +86,14 @@ def ideal_retained(shares: Sequence[float], r_0: float) -> float:
     return area / len(shares)
 
 
-def solve(
-    keep: float, *, layers: int, entering: int, total: int, t_mid: float = 0.5, beta: float = 20.0
-) -> list[float]:
-    """The sigmoid schedule whose R is nearest to `keep` for these counts.
+def family(layers: int, knob: float, *, t_mid: float = 0.5, beta: float = 20.0) -> list[float]:
+    """The sigmoid schedules from "drop nothing" (knob 0) to "drop all" (knob 1), for a solver to choose from.
 
-    One knob moves the schedule: p_final rises from 0 to 1, with p_init following as in the paper's settings (0 at
-    p_final 0.2, 0.02 at 0.5); where even that keeps too much, p_init rises to 1 as well. R falls steadily along it, so
-    bisection finds the target on the true, rounded counts. The closed form of app. E.2 is an approximation (0.146
-    instead of 0.18 for 30 %) and is not used. Raises `SettingError` with the reachable range when `keep` lies below
-    entering / (L * total): layer 0 always sees everything that enters.
+    p_final rises from 0 to 1 with p_init following as in the paper's settings (0 at p_final 0.2, 0.02 at 0.5); in the
+    upper half of the knob p_init rises to 1 as well. R falls steadily along it. The closed form of app. E.2 is an
+    approximation (0.146 instead of 0.18 for 30 %) and is not used.
     """
-    if not 0.0 < keep <= 1.0:
-        raise SettingError(f"keep is {keep}; it is the share of audio and video tokens that remains, in (0, 1]")
-
-    def at(knob: float) -> list[float]:
-        p_final = min(knob, 1.0)
-        p_init = max(0.0, (p_final - 0.2) / 15.0)
-        p_init += (1.0 - p_init) * max(knob - 1.0, 0.0)
-        return sigmoid(layers, p_init=p_init, p_final=p_final, t_mid=t_mid, beta=beta)
-
-    def measure(knob: float) -> float:
-        return retained(drops(at(knob), entering), entering=entering, total=total)
-
-    if total == 0 or measure(0.0) <= keep:
-        return at(0.0)
-    low, high = 0.0, 2.0
-    if measure(high) > keep + 0.002 + 1.0 / total:
-        raise SettingError(
-            f"keep={keep} cannot be reached: with {layers} layers and {entering} of {total} tokens entering the "
-            f"first one, the layer mean is at least {measure(high):.3f}; keep more, or let the input stage drop more "
-            "(audio_keep, video_keep)"
-        )
-    for _ in range(60):
-        middle = (low + high) / 2
-        if measure(middle) > keep:
-            low = middle
-        else:
-            high = middle
-    return min(
-        (at(low), at(high)), key=lambda p: abs(retained(drops(p, entering), entering=entering, total=total) - keep)
-    )
+    p_final = min(2.0 * knob, 1.0)
+    p_init = max(0.0, (p_final - 0.2) / 15.0)
+    p_init += (1.0 - p_init) * max(2.0 * knob - 1.0, 0.0)
+    return sigmoid(layers, p_init=p_init, p_final=p_final, t_mid=t_mid, beta=beta)

@@ -24,38 +24,46 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def query_attention(queries: Tensor, keys: Tensor, rows: Tensor, *, scale: float, row_chunk: int = 64) -> Tensor:
     """S_j, the mean post-softmax attention that key j gets from the asking rows and all heads (eq. 5).
 
+    Arguments as for `head_attention`. Returns (K,) float32, which sums to 1.
+    """
+    return head_attention(queries, keys, rows, scale=scale, row_chunk=row_chunk).mean(0)
+
+
+def head_attention(queries: Tensor, keys: Tensor, rows: Tensor, *, scale: float, row_chunk: int = 64) -> Tensor:
+    """The mean post-softmax attention that each key gets from the asking rows, head by head.
+
     queries (H, Q, D) and keys (G, K, D) carry their positions already; rows (Q,) long is the place of each asking row
-    among the keys: the softmax runs over the whole causal row, keys 0..row. Returns (K,) float32, which sums to 1.
-    Memory is H * row_chunk * K floats.
+    among the keys: the softmax runs over the whole causal row, keys 0..row. Returns (H, K) float32, each row of which
+    sums to 1. Memory is H * row_chunk * K floats.
     """
     heads, asking, width = queries.shape
     groups, length, _ = keys.shape
     keys = keys.float().transpose(-1, -2)  # (G, D, K)
     queries = queries.float().reshape(groups, heads // groups, asking, width)
     place = torch.arange(length, device=keys.device)
-    total = torch.zeros(length, dtype=torch.float32, device=keys.device)
+    total = torch.zeros(groups, heads // groups, length, dtype=torch.float32, device=keys.device)
     for start in range(0, asking, row_chunk):
         part = queries[:, :, start : start + row_chunk]
         size = part.shape[2]
         logits = (part.reshape(groups, -1, width) @ keys).view(groups, -1, size, length) * scale
         future = place > rows[start : start + row_chunk, None]  # (size, K)
-        weights = logits.masked_fill(future, float("-inf")).softmax(-1)
-        total += weights.sum((0, 1, 2))
-    return total / (heads * asking)
+        total += logits.masked_fill(future, float("-inf")).softmax(-1).sum(2)
+    return total.view(heads, length) / asking
 
 
 def attention_received(
-    queries: Tensor, keys: Tensor, lengths: Sequence[int], *, scale: float, window_chunk: int = 64
+    queries: Tensor, keys: Tensor, lengths: Sequence[int], *, scale: float, at_once: int = 2**25
 ) -> Tensor:
     """What each frame of an encoder receives inside its own attention window, mean over heads and query rows.
 
-    queries, keys (T, H, D): the frames of all windows in a row; `lengths` are the windows' sizes and sum to T. Returns
-    (T,) float32. Source: OmniZip's audio saliency (arXiv 2511.14582), as the paper's stage 0 uses it (sec. 3.4).
+    queries, keys (T, H, D): the frames (or patches) of all windows in a row; `lengths` are the windows' sizes and sum
+    to T. Returns (T,) float32. At most `at_once` attention weights (4 bytes each) are held, whatever the windows.
+    Source: OmniZip's audio saliency (arXiv 2511.14582), as the paper's stage 0 uses it (sec. 3.4).
     """
     if sum(lengths) != queries.shape[0]:
         raise ValueError(f"windows of {sum(lengths)} frames for {queries.shape[0]} frames")
-    device = queries.device
-    received = torch.empty(queries.shape[0], dtype=torch.float32, device=device)
+    device, heads = queries.device, queries.shape[1]
+    received = torch.zeros(queries.shape[0], dtype=torch.float32, device=device)
     starts = [0]
     for length in lengths:
         starts.append(starts[-1] + length)
@@ -64,10 +72,11 @@ def attention_received(
     for size, group in _runs(windows, lengths):
         frames = torch.tensor([starts[w] for w in group])[:, None] + torch.arange(size)
         frames = frames.to(device)  # (W, size)
-        for part in frames.split(window_chunk):
-            q = queries[part].float().transpose(1, 2)  # (W, H, size, D)
+        for part in frames.split(max(at_once // (heads * size * size), 1)):
             k = keys[part].float().permute(0, 2, 3, 1)
-            received[part] = ((q @ k) * scale).softmax(-1).mean((1, 2))
+            for rows in part.split(max(at_once // (heads * size), 1), dim=1):
+                q = queries[rows].float().transpose(1, 2)  # (W, H, rows, D)
+                received[part] += ((q @ k) * scale).softmax(-1).sum((1, 2)) / (heads * size)
     return received
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .budget import DecoderShape
 from .errors import InputError
 from .tokens import Modality, TokenLayout
 
@@ -36,31 +37,6 @@ class Cost(NamedTuple):
         return self.pruned / self.full if self.full else 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class DecoderShape:
-    """The sizes of a decoder that its costs follow from."""
-
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    mlp: int  # multiply-adds of the MLP per token / hidden: 3 * intermediate; for experts, of those a token visits
-    vocabulary: int
-    bytes_per_value: int  # of the key/value cache
-
-    def layer_flops(self, tokens: int) -> int:
-        """One decoder layer over a causal sequence: projections, attention (half a square), MLP. 2 per multiply-add."""
-        heads, groups = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        projections = 2 * tokens * self.hidden * (2 * heads + 2 * groups)
-        attention = 2 * heads * tokens * (tokens + 1)  # q k^T and p v, each 2 * heads * n (n + 1) / 2
-        return projections + attention + 2 * tokens * self.hidden * self.mlp
-
-    def kv_entry_bytes(self) -> int:
-        """Key and value of one token in one layer."""
-        return 2 * self.kv_heads * self.head_dim * self.bytes_per_value
-
-
 @dataclass(kw_only=True)
 class Record:
     """The record of one pruned prefill, as the runtime writes it."""
@@ -77,7 +53,8 @@ class Record:
 class Trace:
     """The latest prefill inside a `with omnidrop.prune(...)`; read after (or between) calls of the model.
 
-    Attributes of interest: `kept`, `keep`, `input_keep`, `counts`, `flops`, `kv_bytes`, `seconds`, `layout`, `history`.
+    Attributes of interest: `kept`, `keep`, `input_keep`, `budgets`, `counts`, `flops`, `kv_bytes`, `seconds`, `layout`,
+    `history`.
     Reading any of them before a prompt with text ran raises `InputError`.
     """
 
@@ -170,6 +147,16 @@ class Trace:
             entries * shape.kv_entry_bytes(), int(self.layout.valid.sum()) * shape.layers * shape.kv_entry_bytes()
         )
 
+    @property
+    def budgets(self) -> dict[str, float]:
+        """The four shares that the literature calls retention, all measured (`omnidrop.budget` defines them)."""
+        return {
+            "layers": self.keep,
+            "input": self.input_keep,
+            "flops": self.flops.ratio,
+            "kv": self.kv_bytes.ratio,
+        }
+
     @cached_property
     def seconds(self) -> dict[str, float]:
         """Wall seconds of the stages that ran: vision_encoder, audio_encoder, input_stage, decoder, head."""
@@ -184,6 +171,7 @@ class Trace:
             "method": record.method,
             "keep": self.keep,
             "input_keep": self.input_keep,
+            "budgets": self.budgets,
             "counts": self.counts,
             "flops": self.flops._asdict(),
             "kv_bytes": self.kv_bytes._asdict(),

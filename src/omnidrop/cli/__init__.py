@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from .methods import add as add_methods
 from .needle import add as add_needle
 
 EXAMPLES = """\
@@ -23,8 +24,8 @@ examples:
 """
 
 METHOD_HELP = (
-    "the pruning method and its settings, such as omnidrop:evict=true,lambda_div=0 (default omnidrop; also fastv, "
-    "random, uniform and cutoff, to compare with)"
+    "the pruning method and its settings, such as omnidrop:evict=true,lambda_div=0 (default omnidrop; "
+    "`omnidrop methods` lists them)"
 )
 
 
@@ -71,7 +72,7 @@ def parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser
     _method_options(demo)
     _model_options(demo)
     _output_options(demo)
-    return top, {"run": run, "demo": demo, "needle": add_needle(commands)}
+    return top, {"run": run, "demo": demo, "methods": add_methods(commands), "needle": add_needle(commands)}
 
 
 def _method_options(target: Any) -> None:
@@ -79,7 +80,13 @@ def _method_options(target: Any) -> None:
     group.add_argument(
         "--keep",
         type=float,
-        help="share of audio and video tokens to keep, a mean over the layers, in (0, 1] (default 0.3)",
+        help="share of audio and video tokens to keep, counted as --budget says, in (0, 1] (default 0.3)",
+    )
+    group.add_argument(
+        "--budget",
+        metavar="WORD",
+        help="what --keep counts: layers (mean over the layers, default), input (what enters the decoder), flops (of "
+        "the decoder's prefill) or kv (bytes of the cache)",
     )
     group.add_argument("--method", default="omnidrop", metavar="NAME[:FIELD=VALUE,...]", help=METHOD_HELP)
     group.add_argument("--paper", metavar="MODEL/PERCENT", help="the paper's setting: 7b/30, 7b/20, 3b/30 or 3b/20")
@@ -122,6 +129,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .run import run
 
             return run(options)
+        if command == "methods":
+            from .methods import methods
+
+            return methods(options)
         if command == "needle":
             from .needle import needle
 

@@ -13,7 +13,7 @@ from . import measure, show
 from .run import costs, described, setup
 from .setup import Progress, method, one_thread_if_tiny, quiet_transformers
 
-MAX_NEW_TOKENS = 4  # the tiny model answers in one word
+MAX_NEW_TOKENS = 8  # the longest answer of the tiny model: six words and the end
 
 
 def demo(options: argparse.Namespace) -> int:

@@ -33,7 +33,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     command.add_argument(
         "--methods", nargs="+", metavar="METHOD",
         help="methods with their settings, such as omnidrop:lambda_div=0; 'none' is the unpruned model, 'cutoff' the "
-        "diagnostic 'no media after layer l' for every l (default: all that the project compares)",
+        "diagnostic 'no media after layer l' for every l, 'all' every method of `omnidrop methods` (default all)",
     )  # fmt: skip
     command.add_argument("--keep", nargs="+", type=float, metavar="SHARE", help="(default 0.5 0.3 0.2 0.1 0.05)")
     task = command.add_argument_group("task")
@@ -74,7 +74,7 @@ def needle(options: argparse.Namespace) -> int:
             raise SettingError(f"--{name} is {getattr(options, name)}; it must be at least {least}")
     if options.chunks > MAX_CHUNKS:
         raise SettingError(f"--chunks is {options.chunks}; at most {MAX_CHUNKS}")
-    methods, keeps = options.methods or bench.METHODS_COMPARED, options.keep or bench.KEEPS
+    methods, keeps = bench.expand(options.methods or [bench.ALL]), options.keep or bench.KEEPS
     for text in methods:
         if text not in (bench.NONE, bench.CUTOFF):
             for keep in keeps:
@@ -235,6 +235,9 @@ def _git() -> str | None:
 
 def report(document: dict[str, Any]) -> str:
     """The main numbers as text; the document has all of them."""
+    from ..budget import BUDGETS
+    from ..needle.summary import POOLS
+
     task, questions = document["task"], document["questions"]
     names = [name for name in questions if not name.startswith("asks")]
     parts = [
@@ -246,22 +249,33 @@ def report(document: dict[str, Any]) -> str:
         for entry in document["cutoff"]:
             rows.append([str(entry["after_layer"]), *(_percent(entry["accuracy"][name]["value"]) for name in names)])
         parts.append(show.table(rows))
-    rows = [["method", "keep", *names, "survival", "agree", "KL"]]
+    kinds = [name for name in names if name not in POOLS]
+    pools = [name for name in names if name in POOLS]
+    by_type = [["method", "keep", *kinds]]
+    spoken = ["words"] if "sequence" in pools else []
+    rows = [["method", "keep", *pools, *spoken, "survival", "agree", "KL", *BUDGETS]]
     for entry in document["results"]:
         asked = "" if entry["asked_keep"] is None else f"{entry['asked_keep']:g}"
+        head = [entry["method"], asked or f"{entry.get('keep', 0):.3f}"]
         if "unreachable" in entry:
-            rows.append([entry["method"], asked, "unreachable", *[""] * (len(names) + 2)])
+            rows.append([*head, "unreachable", *[""] * (len(rows[0]) - 3)])
             continue
-        last = entry["survival"]["evidence"]["value"][-1] if "evidence" in entry["survival"] else float("nan")
+        main = next(name for name in ("evidence", "all", "sequence") if name in pools and questions[name])
+        last = entry["survival"].get(main, {"value": [None]})["value"][-1]
+        kl = entry["kl"][main]["value"]
         rows.append(
-            [entry["method"], asked or f"{entry['keep']:.3f}",
-             *(_percent(entry["accuracy"][name]["value"]) for name in names),
-             _percent(last), _percent(entry["agreement"]["all"]["value"]), f"{entry['kl']['all']['value']:.3f}"]
+            [*head, *(_percent(entry["accuracy"][name]["value"]) for name in pools),
+             *(_percent(entry["words"]["sequence"]["value"]) for _ in spoken),
+             _percent(last), _percent(entry["agreement"][main]["value"]), "" if kl is None else f"{kl:.3f}",
+             *(f"{entry['budgets'][word]:.3f}" for word in BUDGETS)]
         )  # fmt: skip
-    parts.append(show.table(rows))
+        by_type.append([*head, *(_percent(entry["accuracy"][name]["value"]) for name in kinds)])
+    parts += [show.table(rows), show.table(by_type)]
     parts.append(
-        "survival: % of the evidence tokens that enter the last layer; agree: % of answers equal to the unpruned "
-        "model's; KL: nats.\nPer layer, by type, and with 95 % intervals: --json."
+        "evidence: the one-word types but none; all: with none; sequence: answers of several words, all of them right; "
+        "words: share of their words right.\nsurvival: % of the evidence tokens that enter the last layer; agree: % of "
+        "answers equal to the unpruned model's; KL: nats.\nlayers, input, flops, kv: what is left in each currency of "
+        "--budget, measured. Per layer, by type, and with 95 % intervals: --json."
     )
     return "\n\n".join(parts)
 

@@ -67,26 +67,33 @@ def one_thread_if_tiny(model: Any) -> None:
 
 
 def method(options: argparse.Namespace) -> Any:
-    """The method value that --method, --keep and --paper ask for. Raises `SettingError`."""
-    from ..methods import METHODS, OmniDrop, parse
+    """The method value that --method, --keep, --budget and --paper ask for. Raises `SettingError`."""
+    from ..methods import OmniDrop, available, parse
 
     text, keep = options.method, options.keep
     if options.paper is not None:
-        if keep is not None or text != "omnidrop":
-            raise SettingError("--paper is a complete setting of omnidrop; leave out --keep and --method")
+        if keep is not None or options.budget is not None or text != "omnidrop":
+            raise SettingError("--paper is a complete setting of omnidrop; leave out --keep, --budget and --method")
         size, _, percent = options.paper.partition("/")
         if not percent.isdigit():
             raise SettingError(f"--paper is {options.paper!r}; choose 7b/30, 7b/20, 3b/30 or 3b/20")
         return OmniDrop.paper(size, int(percent))
     name, _, rest = text.partition(":")
     said = {part.partition("=")[0].strip() for part in rest.split(",")}
-    if keep is not None and name in METHODS and "keep" not in {field.name for field in fields(METHODS[name])}:
-        raise SettingError(f"--keep does not apply to the method {name}, which has no such setting; leave it out")
+    known = available()
+    for option in ("keep", "budget"):
+        has = name not in known or option in {field.name for field in fields(known[name])}
+        if getattr(options, option) is not None and not has:
+            raise SettingError(
+                f"--{option} does not apply to the method {name}, which has no such setting; leave it out"
+            )
+    if options.budget is not None and "budget" in said:
+        raise SettingError(f"--budget {options.budget} and --method {text} both name the budget; leave one out")
     if keep is not None and said & {"keep", "p_init", "p_final"}:
         raise SettingError(f"--keep {keep:g} and --method {text} both say how much remains; leave one out")
     if keep is None and not said & {"p_init", "p_final"}:
         keep = 0.3
     try:
-        return parse(text, keep=keep)
+        return parse(text, keep=keep, **({"budget": options.budget} if options.budget else {}))
     except TypeError as error:  # a field without a default was left out
         raise SettingError(f"--method {text}: {error}; write NAME:FIELD=VALUE") from error

@@ -1,7 +1,10 @@
 """What a pruning method is: a frozen, keyword-only dataclass with three short functions over one sample.
 
-A method composes the pure rooms (schedule, score, select). It knows no hook, model or cache: the runtime shows it one
-sample at a time through a view, and does what it returns. `with omnidrop.prune(model, method)` applies it.
+A method composes the pure rooms (schedule, score, select, ...). It knows no hook, model or cache: the runtime shows it
+one sample at a time through a view, and does what it returns. `with omnidrop.prune(model, method)` applies it.
+
+`Method` is the contract. `Budgeted` adds `keep` and `budget`, the target that every method shares; `InputMethod` is a
+Budgeted method that acts once, before the decoder, and writes one function.
 """
 
 from __future__ import annotations
@@ -11,12 +14,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
+from ..budget import Budget, check_budget
 from ..errors import SettingError
-from ..tokens import Modality
+from ..tokens import QUERIES, Modality
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,60 +29,68 @@ class InputView:
 
     modality: Tensor  # (N,) long
     item: Tensor  # (N,) long, which video, audio or image
-    frame: Tensor  # (N,) long, temporal grid of a video token
-    chunk: Tensor  # (N,) long
+    frame: Tensor  # (N,) long, temporal grid of a video token; -1 elsewhere
+    chunk: Tensor  # (N,) long, 2 s chunk, counted on over all clips
     features: Tensor  # (N, D), the encoders' outputs as the decoder would read them
+    question: Tensor  # (Q, D), the embeddings of the rows that ask
     key: int  # a number that tells this prompt's text from another's, the same in every batch
     runs: Sequence[tuple[int, int, int, int]]  # (modality, item, tokens, frames) of every clip, known on the host
-    audio_saliency: Tensor | None  # (number of audio tokens,) float32, if the method asked for it
+    budget: Budget  # the sample's counts; `entering` is still `total`
+    max_chunk: int  # highest chunk index of the whole prompt
+    saliency: Tensor | None = (
+        None  # (N,) float32: attention received in its encoder's last layer, 0 where not asked for
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerView:
-    """One sample's n media tokens that entered a decoder layer, once that layer has attended."""
+    """One sample's n media tokens that entered a decoder layer, once that layer has run."""
 
     layer: int
     layers: int  # depth of the decoder
     modality: Tensor  # (n,) long
+    item: Tensor  # (n,) long
+    frame: Tensor  # (n,) long
     chunk: Tensor  # (n,) long
     key: int  # as in `InputView`
     max_chunk: int  # highest chunk index of the whole prompt
-    attention: Callable[[], Tensor]  # computes S of eq. 5, (n,) float32; pay only if you call
+    head_attention: Callable[[], Tensor]  # (H, n) float32, mean over the asking rows; pay only if you call
+    hidden: Callable[[], Tensor]  # (n, D), the states that leave the layer
+    question_hidden: Callable[[], Tensor]  # (Q, D), those of the rows that ask
 
     @cached_property
     def scores(self) -> Tensor:
         """S of eq. 5: mean attention from the asking rows, (n,) float32."""
-        return self.attention()
+        return self.head_attention().mean(0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """The counts a method plans with. Host numbers only."""
+class Merged(NamedTuple):
+    """Survivors that took something over from dropped tokens."""
 
-    layers: int
-    total: int  # prunable tokens of the sample in the prompt
-    entering: int  # those that enter layer 0
+    kept: Tensor  # (K,) long, ascending
+    features: Tensor  # (K, D) in place of the survivors' own: embeddings at the input, hidden states in a layer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
     """Base of every method. Subclasses are frozen keyword-only dataclasses; their fields are their settings."""
 
+    stage: ClassVar[str] = "layers"  # where it acts: "input", "layers" or "input + layers"
+    reference: ClassVar[str] = ""  # the paper, with its arXiv number
+    query = "after_media"  # which rows ask, one of `tokens.QUERIES`; a method that lets users choose has a field
+    evict = False  # whether layers forget, after the prefill, what later layers dropped
+
     @property
     def prunable(self) -> tuple[Modality, ...]:
         """Modalities whose tokens may be dropped; `keep` counts over these."""
         return (Modality.AUDIO, Modality.VIDEO)
 
-    query = (
-        "after_media"  # which rows ask, one of `omnidrop.tokens.QUERIES`; a method that lets users choose has a field
-    )
-    evict = False  # whether layers forget, after the prefill, what later layers dropped
+    @property
+    def saliency(self) -> tuple[Modality, ...]:
+        """Modalities for which `at_input` reads `InputView.saliency`; their encoders are watched only then."""
+        return ()
 
-    def wants_audio_saliency(self) -> bool:
-        """Whether `at_input` reads `InputView.audio_saliency`."""
-        return False
-
-    def at_input(self, view: InputView) -> Tensor | None:
+    def at_input(self, view: InputView) -> Tensor | Merged | None:
         """Which of the N tokens enter the decoder: ascending indices, or None for all."""
         return None
 
@@ -87,12 +99,55 @@ class Method(ABC):
         """k_l for each of the L layers: how many tokens the output of layer l loses. The last must be 0."""
 
     @abstractmethod
-    def at_layer(self, view: LayerView, k: int) -> Tensor:
+    def at_layer(self, view: LayerView, k: int) -> Tensor | Merged:
         """Which n - k of the n tokens go on to the next layer: ascending indices."""
 
     def to_json(self) -> dict[str, Any]:
         """Name and settings, for traces and results."""
         return {"name": type(self).__name__, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budgeted(Method):
+    """A method with a target: the share `keep` remains, counted as `budget` says. Raises `SettingError`."""
+
+    keep: float = 0.3  # share that remains, in (0, 1]
+    budget: str = "layers"  # the currency of `keep`: "layers", "input", "flops" or "kv" (`omnidrop.budget`)
+
+    def __post_init__(self) -> None:
+        check_range("keep", self.keep, 0.0, 1.0, open_low=True)
+        check_budget(self.budget)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputMethod(Budgeted):
+    """A method that acts once, between encoders and decoder: it implements `choose`."""
+
+    stage: ClassVar[str] = "input"
+
+    @abstractmethod
+    def choose(self, view: InputView, n: int) -> Tensor | Merged:
+        """Exactly n of the N tokens, 1 <= n < N: ascending indices."""
+
+    def least(self, view: InputView) -> int:
+        """The fewest tokens it can keep of this prompt."""
+        return 1
+
+    def most(self, view: InputView) -> int:
+        """The most tokens it can keep of this prompt, if it drops any."""
+        return view.budget.total
+
+    def at_input(self, view: InputView) -> Tensor | Merged | None:
+        n = view.budget.count(
+            self.keep, self.budget, least=self.least(view), most=self.most(view), what=type(self).__name__
+        )  # fmt: skip
+        return None if n == view.budget.total else self.choose(view, n)
+
+    def plan(self, budget: Budget) -> list[int]:
+        return [0] * budget.layers
+
+    def at_layer(self, view: LayerView, k: int) -> Tensor | Merged:
+        raise AssertionError(f"{type(self).__name__} plans no drop inside the decoder")
 
 
 def check_range(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
@@ -103,3 +158,15 @@ def check_range(name: str, value: float, low: float, high: float, *, open_low: b
     if not (low < value <= high if open_low else low <= value <= high):
         left = "(" if open_low else "["
         raise SettingError(f"{name} is {value}; it must lie in {left}{low}, {high}]")
+
+
+def check_query(query: str) -> None:
+    """Raise `SettingError` for a word that names no rows."""
+    if query not in QUERIES:
+        raise SettingError(f"query is {query!r}; choose one of {', '.join(map(repr, QUERIES))}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise `SettingError` for anything but True and False."""
+    if not isinstance(value, bool):
+        raise SettingError(f"{name} is {value!r}; it must be True or False")

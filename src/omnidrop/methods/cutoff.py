@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .base import Budget, LayerView, Method, check_range
+from ..budget import Budget
+from .base import LayerView, Method, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cutoff(Method):
     """Drop every audio and video token after `layer` (0-based); the last layer drops nothing, as everywhere."""
 
+    reference: ClassVar[str] = "a diagnostic; no paper"
     layer: int
 
     def __post_init__(self) -> None:

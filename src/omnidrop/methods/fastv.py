@@ -1,51 +1,57 @@
-"""FastV (arXiv 2403.06764, ECCV 2024): one shot after an early layer, by the attention of the last token.
+"""FastV: one shot after an early layer, by the attention of the last token.
 
-S_j = mean over heads of Attn_{last -> j} in layer K; the lowest tokens leave after it, and all later layers see the
-rest. Differs from the authors' code: audio and video are ranked together (theirs has images only), tokens really leave
-the cache (their default only masks them), and scores need no eager attention.
+"An Image is Worth 1/2 Tokens After Layer 2", arXiv 2403.06764 (ECCV 2024).
+
+    S_j = mean over heads of Attn_{last -> j} in layer K
+    the lowest leave after it; all later layers see the rest
+
+The share that stays follows from `keep`. K + 1 layers see everything: a mean over layers cannot be less.
+
+Differs from the authors' code: audio and video are ranked together (theirs has images only), tokens really leave the
+cache (their default only masks them), scores need no eager attention, the share is solved for the budget, and any batch
+size runs.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from .. import select
+from ..budget import Budget, whole
 from ..errors import SettingError
-from ..tokens import QUERIES
-from .base import Budget, LayerView, Method, check_range
+from .base import Budgeted, LayerView, check_query, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
-class FastV(Method):
-    """The paper's K=2 (0-based: scores of layer 2, dropped before layer 3), at an equal layer mean."""
+class FastV(Budgeted):
+    """The paper's K=2 (0-based: scores of layer 2, dropped before layer 3). Raises `SettingError`."""
 
-    keep: float = 0.3  # mean over layers of the share of audio and video tokens that remains
+    stage: ClassVar[str] = "layers"
+    reference: ClassVar[str] = "FastV, arXiv 2403.06764 (ECCV 2024)"
     layer: int = 2  # K, the layer whose attention scores
     query: str = "last"  # the rows that ask
 
     def __post_init__(self) -> None:
-        check_range("keep", self.keep, 0.0, 1.0, open_low=True)
+        super().__post_init__()
         check_range("layer", self.layer, 0, math.inf)
-        if self.query not in QUERIES:
-            raise SettingError(f"query is {self.query!r}; choose one of {', '.join(map(repr, QUERIES))}")
+        check_query(self.query)
 
     def plan(self, budget: Budget) -> list[int]:
         before = self.layer + 1  # layers that see everything
-        if before >= budget.layers:
+        after = budget.layers - before
+        if after <= 0:
             raise SettingError(
                 f"layer is {self.layer}, but the decoder has {budget.layers} layers: none is left to prune"
             )
-        rest = (self.keep * budget.layers - before) / (budget.layers - before)  # share in the later layers
-        if rest < 0:
-            raise SettingError(
-                f"keep={self.keep} cannot be reached: FastV at layer {self.layer} of {budget.layers} keeps at least "
-                f"{before / budget.layers:.3f} in the mean over layers; keep more, or drop after an earlier layer"
-            )
-        kept = math.floor(rest * budget.entering + 0.5)
-        return [budget.entering - kept if layer == self.layer else 0 for layer in range(budget.layers)]
+
+        def counts_at(drop: float) -> list[int]:
+            return [budget.entering] * before + [budget.entering - whole(drop, budget.entering)] * after
+
+        return budget.solve(self.keep, self.budget, counts_at, what=f"FastV after layer {self.layer}")
 
     def at_layer(self, view: LayerView, k: int) -> Tensor:
         return select.keep_highest(view.scores, k)

@@ -9,17 +9,21 @@ Stage 3 (alg. 1): from the middle layer on, temporal diversity decides among the
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .. import schedule, select
+from ..budget import Budget, check_budget, whole
 from ..errors import SettingError
-from ..tokens import QUERIES, Modality
-from .base import Budget, InputView, LayerView, Method, check_range
+from ..tokens import Modality
+from .base import InputView, LayerView, Method, check_flag, check_query, check_range
 
 HEADROOM = 4 / 3  # with `keep`, the input stage leaves at least this many times keep: room for the decoder to choose
+PAPER_RATIO = 0.30 / 0.45  # the paper's layer mean over what enters; where `keep` fixes what enters, it gives the rest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +32,14 @@ class OmniDrop(Method):
 
     With `keep` the schedule is solved for the depth of the model and the tokens that really enter, and the input stage
     is loosened where it would take more than `keep` allows (r_0 >= 4/3 keep; the paper's 30 % setting has 3/2):
-    `keep=1.0` drops nothing at all. With explicit shares both stages do exactly what they are told.
+    `keep=1.0` drops nothing at all. With explicit shares both stages do exactly what they are told. With
+    budget="input" the input stage keeps exactly `keep`, and the layer mean is 2/3 of that, as in the paper.
     """
 
-    keep: float | None = 0.3  # R: mean over layers of the share of audio and video tokens that remains
+    stage: ClassVar[str] = "input + layers"
+    reference: ClassVar[str] = "OmniDrop, arXiv 2605.14458"
+    keep: float | None = 0.3  # share that remains; in the paper R, the mean over layers (eq. 6)
+    budget: str = "layers"  # the currency of `keep`: "layers", "input", "flops" or "kv" (`omnidrop.budget`)
     p_init: float | None = None  # share dropped after the first layers (eq. 3)
     p_final: float | None = None  # share dropped after the last layers
     t_mid: float = 0.5  # relative depth at which the schedule rises
@@ -68,10 +76,9 @@ class OmniDrop(Method):
         if self.tds_start is not None:
             check_range("tds_start", self.tds_start, 0, math.inf)
         for name in ("normalize", "evict"):
-            if not isinstance(getattr(self, name), bool):
-                raise SettingError(f"{name} is {getattr(self, name)!r}; it must be True or False")
-        if self.query not in QUERIES:
-            raise SettingError(f"query is {self.query!r}; choose one of {', '.join(map(repr, QUERIES))}")
+            check_flag(name, getattr(self, name))
+        check_query(self.query)
+        check_budget(self.budget)
         if self.images not in ("keep", "prune"):
             raise SettingError(f"images is {self.images!r}; choose 'keep' or 'prune'")
 
@@ -95,61 +102,87 @@ class OmniDrop(Method):
         media = (Modality.AUDIO, Modality.VIDEO)
         return (*media, Modality.IMAGE) if self.images == "prune" else media
 
-    def wants_audio_saliency(self) -> bool:
-        return self.audio_keep < 1.0 and (self.keep is None or self.keep * HEADROOM < 1.0)
+    @property
+    def saliency(self) -> tuple[Modality, ...]:
+        return (Modality.AUDIO,) if self.audio_keep < 1.0 and self.keep != 1.0 else ()
 
     # stage 0 -------------------------------------------------------------------------------------------------------
 
     def at_input(self, view: InputView) -> Tensor | None:
-        audio_keep, video_keep = self._loosened(view.runs)
+        audio_keep, video_keep = self._shares(view)
         if audio_keep == 1.0 and video_keep == 1.0:
             return None
         kept = []
-        heard = 0  # audio tokens of earlier recordings
         for modality, item, tokens, frames in view.runs:
             # where this clip's tokens are among the N; their number is known, so no nonzero
             mine = (view.modality == modality) & (view.item == item)
             places = torch.argsort(mine.to(torch.int8), descending=True, stable=True)[:tokens]
             if modality == Modality.AUDIO and audio_keep < 1.0:
-                assert view.audio_saliency is not None
-                drop = tokens - _audio_count(tokens, audio_keep)
-                places = places[select.keep_highest(view.audio_saliency[heard : heard + tokens], drop)]
+                assert view.saliency is not None
+                places = places[select.keep_highest(view.saliency[places], tokens - _audio_count(tokens, audio_keep))]
             elif modality == Modality.VIDEO and video_keep < 1.0:
                 places = places[select.temporal_thinning(view.features[places], frames, video_keep)]
-            heard += tokens if modality == Modality.AUDIO else 0
             kept.append(places)
         return torch.cat(kept).sort().values
 
-    def _loosened(self, runs) -> tuple[float, float]:
-        """(audio_keep, video_keep) as used: with `keep`, one factor shrinks both drop shares until r_0 >= 4/3 keep."""
+    def _shares(self, view: InputView) -> tuple[float, float]:
+        """(audio_keep, video_keep) as used: with `keep`, one factor moves both drop shares, if the budget asks for it.
+
+        The smallest factor that brings what enters down to the limit; it loosens the settings, and tightens them only
+        where `keep` itself says what enters (budget="input").
+        """
         if self.keep is None:
             return self.audio_keep, self.video_keep
-        total = sum(tokens for _, _, tokens, _ in runs)
-        need = HEADROOM * self.keep * total
-        if need >= total:
-            return 1.0, 1.0
+        budget = view.budget
+        need = self.keep if self.budget == "input" else min(HEADROOM * self.keep, 1.0)
 
         def at(strength: float) -> tuple[float, float]:
-            return 1.0 - (1.0 - self.audio_keep) * strength, 1.0 - (1.0 - self.video_keep) * strength
+            audio = 1.0 - (1.0 - self.audio_keep) * strength
+            video = 1.0 - (1.0 - self.video_keep) * strength
+            return max(audio, 0.0), max(video, 0.25)  # one anchor frame of four stays whole
 
-        if _input_count(runs, *at(1.0)) >= need:
-            return at(1.0)
-        low, high = 0.0, 1.0
+        def enough(strength: float) -> bool:
+            entering = _input_count(view.runs, *at(strength))
+            return budget.share(self.budget, [entering] * budget.layers) >= need
+
+        if need >= 1.0:
+            return 1.0, 1.0
+        hardest = self._hardest() if self.budget == "input" else 1.0
+        if enough(hardest):
+            return at(hardest)
+        low, high = 0.0, hardest
         for _ in range(40):
             middle = (low + high) / 2
-            low, high = (middle, high) if _input_count(runs, *at(middle)) >= need else (low, middle)
-        return at(low)
+            low, high = (middle, high) if enough(middle) else (low, middle)
+        if self.budget != "input":
+            return at(low)
+        return min(at(low), at(high), key=lambda shares: abs(_input_count(view.runs, *shares) - need * budget.total))
+
+    def _hardest(self) -> float:
+        """The factor beyond which neither modality can lose more at the input."""
+        room = [1.0 / (1.0 - self.audio_keep)] if self.audio_keep < 1.0 else []
+        room += [0.75 / (1.0 - self.video_keep)] if self.video_keep < 1.0 else []
+        return max(room, default=1.0)
 
     # stage 1 -------------------------------------------------------------------------------------------------------
 
     def plan(self, budget: Budget) -> list[int]:
-        shape = {"layers": budget.layers, "t_mid": self.t_mid, "beta": self.beta}
-        if self.keep is not None:
-            shares = schedule.solve(self.keep, entering=budget.entering, total=budget.total, **shape)  # type: ignore[arg-type]
-        else:
+        if self.keep is None:
             assert self.p_init is not None and self.p_final is not None
-            shares = schedule.sigmoid(p_init=self.p_init, p_final=self.p_final, **shape)  # type: ignore[arg-type]
-        return schedule.drops(shares, budget.entering)
+            shares = schedule.sigmoid(
+                budget.layers, p_init=self.p_init, p_final=self.p_final, t_mid=self.t_mid, beta=self.beta
+            )
+            return schedule.drops(shares, budget.entering)
+        keep, word = self.keep, self.budget
+        if word == "input":
+            budget.count(keep, word, least=budget.entering, what="OmniDrop's input stage")  # it refuses with the range
+            keep, word = PAPER_RATIO * budget.entering / max(budget.total, 1) if keep < 1.0 else 1.0, "layers"
+        return budget.solve(keep, word, self._counts(budget), evict=self.evict, what="OmniDrop")
+
+    def _counts(self, budget: Budget) -> Callable[[float], list[int]]:
+        return lambda knob: schedule.counts(
+            schedule.family(budget.layers, knob, t_mid=self.t_mid, beta=self.beta), budget.entering
+        )
 
     # stages 2 and 3 ------------------------------------------------------------------------------------------------
 
@@ -169,7 +202,7 @@ class OmniDrop(Method):
 
 def _audio_count(tokens: int, share: float) -> int:
     """How many tokens of one recording stay: rounded half up, at least one."""
-    return max(1, math.floor(share * tokens + 0.5 + schedule.ROUNDING)) if tokens else 0
+    return max(1, whole(share, tokens)) if tokens else 0
 
 
 def _input_count(runs, audio_keep: float, video_keep: float) -> int:

@@ -6,48 +6,54 @@ prompt's token ids, so a run repeats exactly and a row of a batch is treated as 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar
 from zlib import crc32
 
 import torch
 from torch import Tensor
 
 from .. import schedule
+from ..budget import Budget
 from ..errors import SettingError
-from .base import Budget, InputView, LayerView, Method, check_range
+from .base import InputMethod, InputView, LayerView, Merged
 
 
 @dataclass(frozen=True, kw_only=True)
-class Random(Method):
+class Random(InputMethod):
     """Keep a random share. Raises `SettingError` for values out of range."""
 
-    keep: float = 0.3  # mean over layers of the share of audio and video tokens that remains
+    reference: ClassVar[str] = "a baseline; no paper"
     where: str = "input"  # "input": once, before the decoder; "layers": progressively, on OmniDrop's schedule
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_range("keep", self.keep, 0.0, 1.0, open_low=True)
+        super().__post_init__()
         if self.where not in ("input", "layers"):
             raise SettingError(f"where is {self.where!r}; choose 'input' or 'layers'")
 
-    def at_input(self, view: InputView) -> Tensor | None:
-        if self.where == "layers":
-            return None
-        n = len(view.modality)
-        return self._lot(n, n - max(1, math.floor(self.keep * n + 0.5)), view.key, 0).to(view.modality.device)
+    def at_input(self, view: InputView) -> Tensor | Merged | None:
+        return None if self.where == "layers" else super().at_input(view)
+
+    def choose(self, view: InputView, n: int) -> Tensor:
+        return self._lot(len(view.modality), n, view.key, 0).to(view.modality.device)
 
     def plan(self, budget: Budget) -> list[int]:
         if self.where == "input":
-            return [0] * budget.layers
-        shares = schedule.solve(self.keep, layers=budget.layers, entering=budget.entering, total=budget.total)
-        return schedule.drops(shares, budget.entering)
+            return super().plan(budget)
+        return budget.solve(
+            self.keep,
+            self.budget,
+            lambda knob: schedule.counts(schedule.family(budget.layers, knob), budget.entering),
+            what="Random in the layers",
+        )
 
     def at_layer(self, view: LayerView, k: int) -> Tensor:
-        return self._lot(len(view.modality), k, view.key, view.layer + 1).to(view.modality.device)
+        n = len(view.modality)
+        return self._lot(n, n - k, view.key, view.layer + 1).to(view.modality.device)
 
-    def _lot(self, n: int, k: int, key: int, turn: int) -> Tensor:
-        """n - k ascending indices; drawn on the CPU, so that every device draws the same."""
+    def _lot(self, n: int, kept: int, key: int, turn: int) -> Tensor:
+        """`kept` ascending indices below n; drawn on the CPU, so that every device draws the same."""
         # the generator reads 32 bits of its seed only: mix first
         generator = torch.Generator().manual_seed(crc32(f"{self.seed} {turn} {key}".encode()))
-        return torch.randperm(n, generator=generator)[k:].sort().values
+        return torch.randperm(n, generator=generator)[n - kept :].sort().values

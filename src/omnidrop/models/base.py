@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..budget import DecoderShape
 from ..errors import InputError
 from ..tokens import MediaSizes, Vocabulary
-from ..trace import DecoderShape
 
 
 class Adapter(ABC):
@@ -60,6 +60,16 @@ class Adapter(ABC):
     def audio_attention(self) -> Any:
         """Self-attention of the last audio-encoder layer; called with `cu_seqlens`, has `q_proj`, `k_proj`."""
         return self.audio_encoder.layers[-1].self_attn
+
+    @property
+    def vision_attention(self) -> Any:
+        """Self-attention of the last vision-encoder layer; called with `cu_seqlens` and `position_embeddings`."""
+        return self.vision_encoder.blocks[-1].attn  # type: ignore[union-attr, index]
+
+    @property
+    @abstractmethod
+    def vision_projections(self) -> Mapping[str, nn.Module]:
+        """The modules whose outputs `vision_queries_keys` needs, by a name of the adapter's choice."""
 
     @abstractmethod
     def query_module(self, layer: int) -> nn.Module:
@@ -105,6 +115,22 @@ class Adapter(ABC):
     @abstractmethod
     def pool_saliency(self, frames: Tensor, mel_frames: Tensor) -> Tensor:
         """(encoder frames,) saliency -> (audio tokens,), as the encoder itself pools its frames."""
+
+    def vision_queries_keys(self, projected: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The outputs of `vision_projections` -> queries and keys (patches, heads * width) before rotary."""
+        return projected["queries"], projected["keys"]
+
+    def vision_rotary(self, given: Any) -> tuple[Tensor, Tensor]:
+        """What the vision attention gets as `position_embeddings` -> cosines and sines (patches, width)."""
+        cos, sin = given
+        return cos, sin
+
+    def pool_vision(self, patches: Tensor, grid: Tensor) -> Tensor:
+        """(patches,) saliency -> (tokens,) in the order of the encoder's output; a token merges neighbouring patches.
+
+        grid (items, 3): time, height, width in patches.
+        """
+        return patches.reshape(-1, self.config.vision_config.spatial_merge_size**2).mean(1)
 
     @property
     def shape(self) -> DecoderShape:

@@ -7,6 +7,8 @@ takes that addition over while it prunes, because the model's own mask knows the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from .base import Adapter, as_long
@@ -28,6 +30,14 @@ class Qwen3OmniMoe(Adapter):
         for _ in range(3):  # three convolutions of stride 2; -1 // 2 + 1 keeps an empty rest at 0
             rest = (rest - 1) // 2 + 1
         return (rest + frames // piece * 13).tolist()
+
+    @property
+    def vision_projections(self) -> dict[str, nn.Module]:
+        return {"joint": self.vision_attention.qkv}
+
+    def vision_queries_keys(self, projected: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        queries, keys, _ = projected["joint"].chunk(3, dim=-1)
+        return queries, keys
 
     def pool_saliency(self, frames: Tensor, mel_frames: Tensor) -> Tensor:
         return frames

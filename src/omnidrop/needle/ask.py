@@ -3,10 +3,11 @@
 What it is: from ground truth to batches that a model reads (`prepare`), and one forward pass of each under a method
 (`measure`). What it is not: it averages nothing (`stats`, `summary`) and writes no file (`bench`).
 
-The one idea: an answer is one token, so one prefill is enough, and the distribution at its last position tells the
-answer, the agreement and the KL divergence at once. A clip is rendered, and its media go through the model's own
-processor, once; its questions differ in text alone. The encoders do run again for each method: stage 0 reads their
-attention, and they take about a third of a pass of the tiny model.
+The one idea: most answers are one token, so one prefill is enough, and the distribution at its last position tells the
+answer, the agreement and the KL divergence at once. Only an answer of several words is decoded, greedily, from the
+cache that pruning left. A clip is rendered, and its media go through the model's own processor, once; its questions
+differ in text alone. The encoders do run again for each method: stage 0 reads their attention, and they take about a
+third of a pass of the tiny model.
 """
 
 from __future__ import annotations
@@ -14,21 +15,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..budget import BUDGETS, Budget, DecoderShape
 from ..errors import InputError
 from ..media import Media
 from ..methods import Method
-from ..models import layout
+from ..models import adapt, layout
 from ..prompt import build
 from ..runtime import prune
 from ..tokens import Modality, TokenLayout
-from . import prompts, render
-from .task import Clip, Question
+from . import prompts, render, stats
+from .task import SEQUENCES, Clip, Question
 
 # Where the evidence of a question lies, by `Question.modality`. "both": joint questions need picture and sound.
 EVIDENCE = {
@@ -45,30 +48,57 @@ class Asked:
 
     question: Question
     text: str
-    answer: str  # the word, or the letter of a multiple choice
-    token: int
+    answer: str  # the words, or the letter of a multiple choice
+    token: int | None  # the answer where it is a single token; None for a sequence of words
+    room: int  # tokens that the model may say, the end token of a sequence included
+
+    def right(self, answer: Answer) -> bool:
+        """Whether this is the answer: for a sequence, all words in order, nothing else, and then the end."""
+        if self.token is not None:
+            return answer.token == self.token
+        return answer.ended and answer.words == self.question.words
+
+    def words_right(self, answer: Answer) -> float:
+        """Share of the words that are right, by edit distance; for a single token, 1.0 or 0.0."""
+        if self.token is not None:
+            return float(self.right(answer))
+        return stats.words_right(answer.words, self.question.words)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Questions about one clip, ready for the model."""
+    """Questions about one clip, ready for the model: either all of them with one token to say, or all with several."""
 
     asked: tuple[Asked, ...]
     inputs: dict[str, Any]
     layout: TokenLayout
     evidence: Tensor  # (B, L) bool
+    tokenizer: Any
+
+    @property
+    def room(self) -> int:
+        """Tokens to generate."""
+        return max(each.room for each in self.asked)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """What one question got. Counts are of tokens that ENTER each of the decoder's layers."""
 
-    token: int
-    log_probabilities: Tensor  # (V,) float64 at the answer's place
+    tokens: tuple[int, ...]  # what was said: one token, or a sequence with its end token if it came
+    ended: bool  # whether the end token came
+    words: tuple[str, ...]  # a sequence's words; () where one token was asked for
+    log_probabilities: Tensor  # (V,) float64 at the place of the first token
+    budgets: dict[str, float]  # `budget.BUDGETS` -> the share that was left, measured on this row alone
     audio: list[int]
     video: list[int]
     evidence: list[int]
     cells: list[int]  # (evidence chunk, evidence modality) pairs of which at least one token entered
+
+    @property
+    def token(self) -> int:
+        """The first token."""
+        return self.tokens[0]
 
 
 def in_memory(clip: Clip, size: int) -> Media:
@@ -96,12 +126,13 @@ def speaks_needle(processor: Any) -> bool:
 def prepare(
     model: Any, processor: Any, clip: Clip, questions: Sequence[Question], *, size: int, words: bool, batch: int
 ) -> list[Batch]:
-    """The questions of one clip as batches of at most `batch`, padded on the left.
+    """The questions of one clip as batches of at most `batch`, padded on the left; those that ask for a sequence last.
 
-    `words`: ask in the tiny model's words; else as multiple choice in English. Raises `InputError` where an answer is
-    not one token of this model.
+    `words`: ask in the tiny model's words; else in English, as multiple choice where the answer is one word. Raises
+    `InputError` where a word of an answer, or a letter, is not one token of this model.
     """
     asked = [_asked(processor, clip, question, words) for question in questions]
+    asked.sort(key=lambda each: each.token is None)  # stable
     if not asked:
         return []
     once = build(processor, in_memory(clip, size), "")
@@ -115,8 +146,10 @@ def prepare(
         ids = _template(processor, each.text)
         prompts_.append(ids[: start - 1] + media + ids[start + 2 :])
     batches = []
-    for first in range(0, len(asked), batch):
-        some, rows = asked[first : first + batch], prompts_[first : first + batch]
+    single = sum(each.token is not None for each in asked)
+    starts = [*range(0, single, batch), *range(single, len(asked), batch), len(asked)]
+    for first, stop in pairwise(starts):
+        some, rows = asked[first:stop], prompts_[first:stop]
         length = max(map(len, rows))
         padding = [length - len(row) for row in rows]
         inputs = {
@@ -129,7 +162,7 @@ def prepare(
         inputs = {name: x.to(model.device) if isinstance(x, Tensor) else x for name, x in inputs.items()}
         who = layout(model, inputs)
         evidence = torch.stack([evidence_mask(who, row, each.question) for row, each in enumerate(some)])
-        batches.append(Batch(asked=tuple(some), inputs=inputs, layout=who, evidence=evidence))
+        batches.append(Batch(asked=tuple(some), inputs=inputs, layout=who, evidence=evidence, tokenizer=tokenizer))
     return batches
 
 
@@ -141,18 +174,21 @@ def _template(processor: Any, text: str) -> list[int]:
 
 
 def _asked(processor: Any, clip: Clip, question: Question, words: bool) -> Asked:
+    sequence = question.type in SEQUENCES
+    ids = lambda text: processor.tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
+    if sequence and not words:  # words of several tokens, any separator: room for both, and for the end
+        room = 2 * len(ids(" ".join(question.choices))) + 2
+        return Asked(question=question, text=prompts.listing(question), answer=question.answer, token=None, room=room)
     text, answer = (question.text, question.answer) if words else prompts.multiple_choice(question, clip)
-    ids = processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1 or ids[0] == processor.tokenizer.unk_token_id:
-        raise InputError(
-            f"the answer {answer!r} is not one token that this model knows; "
-            + (
-                "ask by multiple choice (--wording choice)"
-                if words
-                else "it needs the words of the task (--wording words)"
+    for part in answer.split():
+        if len(known := ids(part)) != 1 or known[0] == processor.tokenizer.unk_token_id:
+            raise InputError(
+                f"the answer {part!r} is not one token that this model knows; "
+                + ("ask in English (--wording choice)" if words else "it needs the words of the task (--wording words)")
             )
-        )
-    return Asked(question=question, text=text, answer=answer, token=ids[0])
+    if sequence:  # room for the longest legal answer, not for the right one: what is too long must be seen
+        return Asked(question=question, text=text, answer=answer, token=None, room=len(question.choices) + 1)
+    return Asked(question=question, text=text, answer=answer, token=ids(answer)[0], room=1)
 
 
 def evidence_mask(who: TokenLayout, row: int, question: Question) -> Tensor:
@@ -163,22 +199,64 @@ def evidence_mask(who: TokenLayout, row: int, question: Question) -> Tensor:
 
 
 def measure(model: Any, batch: Batch, method: Method | None) -> list[Answer]:
-    """One forward pass of a batch under `method`; None is the model as it is. Errors are raised, never scored."""
+    """What the model says to a batch under `method`; None is the model as it is. Errors are raised, never scored.
+
+    One forward pass where one token is asked for, else greedy decoding. The trace, and so all counts, are the prompt's.
+    """
     with torch.inference_mode(), prune(model, method) if method is not None else nullcontext() as trace:
-        logits = model(**batch.inputs, use_cache=False).logits[:, -1]
+        if batch.room == 1:
+            logits = model(**batch.inputs, use_cache=False).logits[:, -1]
+            spoken = logits.argmax(-1, keepdim=True)
+        else:
+            out = model.generate(
+                **batch.inputs, max_new_tokens=batch.room, do_sample=False, num_beams=1,
+                output_logits=True, return_dict_in_generate=True,
+            )  # fmt: skip
+            logits, spoken = out.logits[0], out.sequences[:, batch.inputs["input_ids"].shape[1] :]
         kept = trace.kept if trace is not None else None
-    layers = model.config.get_text_config().num_hidden_layers
+    shape = adapt(model).shape
     everything = [valid.nonzero()[:, 0] for valid in batch.layout.valid]
-    entered = kept if kept is not None else [everything] * layers
+    entered = kept if kept is not None else [everything] * shape.layers
     log_probabilities = torch.log_softmax(logits.double().cpu(), -1)
-    return [
-        Answer(
-            token=int(row.argmax()),
-            log_probabilities=row,
-            **survival(batch.layout, b, batch.evidence[b], [layer[b] for layer in entered]),
+    answers = []
+    for b, (each, row, tokens) in enumerate(zip(batch.asked, log_probabilities, spoken.tolist(), strict=True)):
+        mine = [layer[b] for layer in entered]
+        said, ended = _until_the_end(model, tokens[: each.room])
+        text = batch.tokenizer.decode(said, skip_special_tokens=True)
+        answers.append(
+            Answer(
+                tokens=said,
+                ended=ended,
+                words=prompts.words_of(text) if each.token is None else (),
+                log_probabilities=row,
+                budgets=budgets(batch.layout, b, mine, shape, evict=method is not None and method.evict),
+                **survival(batch.layout, b, batch.evidence[b], mine),
+            )
         )
-        for b, row in enumerate(log_probabilities)
-    ]
+    return answers
+
+
+def _until_the_end(model: Any, tokens: list[int]) -> tuple[tuple[int, ...], bool]:
+    """What was generated up to and with its end token, and whether there is one (behind it there is padding)."""
+    end = model.generation_config.eos_token_id
+    ends = end if isinstance(end, list) else [end]
+    stop = next((i for i, token in enumerate(tokens, 1) if token in ends), None)
+    return tuple(tokens[:stop]), stop is not None
+
+
+def budgets(
+    who: TokenLayout, row: int, entered: Sequence[Tensor], shape: DecoderShape, *, evict: bool = False
+) -> dict[str, float]:
+    """The four shares of one row's prompt, from the positions that entered each layer; as `Trace.budgets` of it alone.
+
+    `evict`: after the prefill every layer holds only what the last one does.
+    """
+    media = who.modality[row] != Modality.TEXT
+    total = int((media & who.valid[row]).sum())
+    counts = [int(media[layer].sum()) for layer in entered]
+    text = int(who.valid[row].sum()) - total
+    account = Budget(layers=len(counts), total=total, entering=counts[0], text=text, shape=shape)
+    return {word: account.share(word, counts, evict=evict) for word in BUDGETS}
 
 
 def survival(who: TokenLayout, row: int, evidence: Tensor, entered: Sequence[Tensor]) -> dict[str, list[int]]:

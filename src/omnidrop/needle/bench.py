@@ -18,24 +18,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError, SettingError
-from ..methods import METHODS, Method, parse
+from ..methods import Method, available, parse
 from . import ask, stats
 from .task import SPLITS, TYPES, Question, clip, questions
 
 NONE, CUTOFF = "none", "cutoff"
-METHODS_COMPARED = (
-    NONE,
-    CUTOFF,
-    "omnidrop",
+ALL = "all"
+# beside every method at its defaults: settings that answer a question of their own, or reach further down
+VARIANTS = (
     "omnidrop:audio_keep=1,video_keep=1",
     "omnidrop:lambda_div=0",
     "omnidrop:normalize=true",
-    "omnidrop:audio_keep=1,video_keep=1,lambda_div=0",
-    "omnidrop:audio_keep=1,video_keep=1,normalize=true",
-    "random",
+    "omnidrop:evict=true",
     "random:where=layers",
-    "uniform",
-    "fastv",
+    "omnizip:clamp=false",
+    "dycoke:audio_keep=0.1",
 )
 KEEPS = (0.5, 0.3, 0.2, 0.1, 0.05)
 LAYERED = ("audio", "video", "evidence", "cells")  # per-layer counts of `ask.Answer`
@@ -50,13 +47,14 @@ class Config:
     chunks: int = 8
     types: tuple[str, ...] = TYPES
     draws: int = 2  # questions of each type about each clip
-    words: bool = True  # asked in the tiny model's words, else as multiple choice
+    words: bool = True  # asked in the tiny model's words, else in English
     size: int = 84  # pixels
     dtype: str = "float32"
     attention: str = "sdpa"
     omnidrop: str = ""
     torch: str = ""
     transformers: str = ""
+    rows: str = "2"  # version of a row's fields; from 2 on: words right, the four budgets
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -76,13 +74,19 @@ class Case(NamedTuple):
     method: Method | None  # None: the model as it is
 
 
+def expand(methods: Sequence[str]) -> list[str]:
+    """The same list with "all" spelt out: the unpruned model, every cutoff, every method there is, and `VARIANTS`."""
+    everything = [NONE, CUTOFF, *(name for name in available() if name != CUTOFF), *VARIANTS]
+    return list(dict.fromkeys(each for text in methods for each in (everything if text == ALL else [text])))
+
+
 def plan(methods: Sequence[str], keeps: Sequence[float], *, layers: int, seeds: int = 3) -> list[Case]:
     """Every case. The unpruned model comes first, asked for or not: all else is compared with it.
 
     "cutoff" stands for one case a layer; a method with a `seed` runs with `seeds` of them, unless its text sets one.
     """
-    cases = [Case(NONE, NONE, None, None)]
-    for text in dict.fromkeys(methods):
+    cases, kinds = [Case(NONE, NONE, None, None)], available()
+    for text in expand(methods):
         if text == NONE:
             continue
         if text == CUTOFF:
@@ -90,7 +94,7 @@ def plan(methods: Sequence[str], keeps: Sequence[float], *, layers: int, seeds: 
             cases += [Case(CUTOFF, name, None, parse(name)) for name in names]
             continue
         name, _, rest = text.partition(":")
-        known = {spec.name for spec in fields(METHODS[name])} if name in METHODS else set()
+        known = {spec.name for spec in fields(kinds[name])} if name in kinds else set()
         set_here = {part.split("=")[0].strip() for part in rest.split(",")}
         names = [text]
         if "seed" in known - set_here:
@@ -179,9 +183,11 @@ def _plain(asked: ask.Asked, full: ask.Answer, answer: ask.Answer) -> dict[str, 
         "type": question.type,
         "modality": question.modality,
         "text": question.text,
-        "right": answer.token == asked.token,
-        "agrees": answer.token == full.token,
+        "right": asked.right(answer),
+        "words": asked.words_right(answer),
+        "agrees": answer.tokens == full.tokens,
         "kl": stats.kl(full.log_probabilities.numpy(), answer.log_probabilities.numpy()),
+        "budgets": answer.budgets,
         "total": {name: getattr(full, name)[0] for name in LAYERED},
         **{name: getattr(answer, name) for name in LAYERED},
     }

@@ -31,9 +31,8 @@ COMPARED = (
     "fastv",
 )
 VARIANTS = tuple(label for label in STYLE if label.startswith("omnidrop"))
-TYPE_COLORS = dict(
-    zip(TYPES, ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#009E73", "#56B4E9", "#882255", "#999999"), strict=True)
-)
+COLORS = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#009E73", "#56B4E9", "#882255", "#999999", "#332288", "#117733")
+TYPE_COLORS = dict(zip(TYPES, COLORS, strict=True))
 
 
 def draw(document: dict[str, Any], path: Path, keep: float = 0.3) -> list[Path]:

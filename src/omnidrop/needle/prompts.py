@@ -1,17 +1,20 @@
-"""Questions in words: the tiny model's, and multiple choice in English for real models.
+"""Questions in words: the tiny model's, and in English for real models.
 
-What it is: text, and the conversation format of the processors. What it is not: tokens, or reading a model's answer
-beyond its first letter. `Question.text` is the tiny model's wording already; English is made from the same fields.
+What it is: text, and the conversation format of the processors. What it is not: tokens. `Question.text` is the tiny
+model's wording already; English is made from the same fields. One-word answers are asked for by multiple choice; a
+sequence is asked for freely, from a given set of words, as a choice among whole sequences could be had by its first
+word alone.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 
 from omnidrop.needle.render import PITCH_HZ
-from omnidrop.needle.task import MODALITY, NONE, SECONDS_PER_CHUNK, SPLITS, TIMES, TYPES, Clip, Question
+from omnidrop.needle.task import MODALITY, NONE, SECONDS_PER_CHUNK, SEQUENCES, SPLITS, TIMES, TYPES, Clip, Question
 
 LETTERS = "ABCDEFGH"
 
@@ -31,6 +34,13 @@ def _name(word: str, attribute: str) -> str:
 def english(question: Question) -> str:
     """The question in full English, without its choices."""
     by, keys = question.key_attribute, question.keys
+    if question.type in SEQUENCES:
+        what = {
+            "color": "colors of the colored objects", "shape": "shapes of the colored objects",
+            "pitch": "pitches of the tones", "pattern": "sound patterns of the tones",
+        }[question.ask]  # fmt: skip
+        how = "are heard" if question.type == "transcribe" else "appear"
+        return f"List the {what} in the order in which they {how}."
     if question.type == "count" or by is None:
         what = "colored objects" if question.ask == "things" else "tones"
         return f"How many different {what} are there in the video?"
@@ -60,8 +70,22 @@ def _option(word: str, ask: str) -> str:
     return f"{word} (about {PITCH_HZ[word]:.0f} Hz)" if ask == "pitch" else word
 
 
+def listing(question: Question) -> str:
+    """The prompt for a real model where the answer is a sequence of words; `words_of` reads what it says."""
+    known = ", ".join(_option(word, question.ask) for word in question.choices)
+    return f"{english(question)}\nThe words are: {known}.\nAnswer with the words only, separated by spaces."
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """The words of an answer: letters alone, in lower case; any other sign separates them."""
+    return tuple(re.findall("[a-z]+", text.lower()))
+
+
 def multiple_choice(question: Question, clip: Clip, n_choices: int = 4) -> tuple[str, str]:
-    """(prompt, right letter) for a real model; which choices, and in which order, follows from the clip's seed."""
+    """(prompt, right letter) for a real model; which choices, and in which order, follows from the clip's seed.
+
+    Not for sequences (`listing`).
+    """
     key = [SPLITS[clip.split], clip.index, clip.n_chunks, 200 + TYPES.index(question.type), *question.text.encode()]
     rng = np.random.default_rng(key)
     wrong = [word for word in question.choices if word != question.answer]

@@ -1,6 +1,6 @@
-"""Intervals for shares and means over questions that come in clips: the paired bootstrap, and nothing else.
+"""Intervals for shares and means over questions that come in clips (the paired bootstrap), and two measures of answers.
 
-What it is: pure functions on numpy arrays. What it is not: it knows no model, method or file.
+What it is: pure functions on numpy arrays and words. What it is not: it knows no model, method or file.
 
 The one idea: questions of one clip share its pictures and sounds, so a resample draws whole clips. A quantity is a sum
 over clips of `value` divided by a sum over clips of `weight` (a share right: right answers / questions); a resample
@@ -9,6 +9,7 @@ repeats each clip as often as it was drawn. All quantities use the same draws, s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -77,3 +78,18 @@ def kl(log_p: np.ndarray, log_q: np.ndarray) -> float:
     p = np.exp(log_p)
     held = p > 0
     return float(max(0.0, np.sum(p[held] * (log_p[held] - log_q[held]))))
+
+
+def edit_distance(said: Sequence[str], right: Sequence[str]) -> int:
+    """The fewest words to leave out, put in or replace that turn one into the other (Levenshtein)."""
+    row = list(range(len(right) + 1))  # to reach the first j words of `right` from the words said so far
+    for i, word in enumerate(said, 1):
+        before, row[0] = row[0], i
+        for j, other in enumerate(right, 1):
+            before, row[j] = row[j], min(before + (word != other), row[j] + 1, row[j - 1] + 1)
+    return row[-1]
+
+
+def words_right(said: Sequence[str], right: Sequence[str]) -> float:
+    """1 - edit distance / number of right words, at least 0: one minus the word error rate of speech recognition."""
+    return max(0.0, 1.0 - edit_distance(said, right) / len(right))

@@ -15,19 +15,27 @@ from typing import Any
 
 import numpy as np
 
+from ..budget import BUDGETS
 from .bench import CUTOFF, NONE
 from .stats import Bootstrap, Interval
-from .task import TYPES
+from .task import SEQUENCES, TYPES
 
-# Groups of question types that get a number of their own, beside each type.
-POOLS = {"evidence": tuple(kind for kind in TYPES if kind != "none"), "all": TYPES}
+# Groups of question types that get a number of their own, beside each type. Answers of several words are a group apart:
+# their accuracy is another quantity, and the means over one-word answers stay those of earlier results.
+ONE_WORD = tuple(kind for kind in TYPES if kind not in SEQUENCES)
+POOLS = {"evidence": tuple(kind for kind in ONE_WORD if kind != "none"), "all": ONE_WORD, "sequence": SEQUENCES}
+ASKED = "asks anything"  # what describes the method, not the answers, is a mean over every question asked
 UNITS = {
-    "accuracy, agreement, survival, reached, kept, keep": "share, 0 to 1",
-    "difference": "accuracy minus that of the unpruned model, share",
-    "kl": "KL(unpruned || pruned) of the answer token's distribution, nats",
+    "accuracy, words, agreement, survival, reached, kept, keep, budgets": "share, 0 to 1",
+    "accuracy": "share of answers that are right; an answer of several words: all of them, in order, and then the end",
+    "words": "share of words right: 1 - edit distance / words of the right answer, at least 0; else as accuracy",
+    "difference": "accuracy (words) minus that of the unpruned model, share",
+    "kl": "KL(unpruned || pruned) of the distribution of the answer's first token, nats",
     "survival": "share of a question's evidence tokens (of its chunks and modality) that enter a layer",
     "reached": "share of a question's (evidence chunk, modality) pairs of which at least one token enters a layer",
     "keep": "mean over layers of the share of audio and video tokens that enter; input_keep: layer 0 alone",
+    "budgets": "layers: keep; input: input_keep; flops: decoder FLOPs of the prefill, text included, pruned / full; "
+    "kv: keys and values that the prefill leaves, text included, pruned / full",
     "low, high": "percentile interval of a bootstrap over clips",
 }
 
@@ -57,7 +65,11 @@ def summarise(
         "bootstrap": {"resamples": resamples, "seed": seed, "level": boot.level, "unit": "clip", "paired": True},
         "units": UNITS,
         "cutoff": [
-            {"after_layer": _layer(key[0]), "accuracy": _against(boot, table, full)}
+            {
+                "after_layer": _layer(key[0]),
+                "accuracy": _against(boot, table, full, "right"),
+                "words": _against(boot, table, full, "words"),
+            }
             for key in cutoffs
             if not isinstance(table := tables[key], str)
         ],
@@ -80,10 +92,10 @@ def _table(rows: Sequence[dict[str, Any]], clips: Sequence[int]) -> dict[str, Gr
     seeds = len(rows) / len(clips)
     kinds = [kind for kind in TYPES if any(q["type"] == kind for row in rows for q in row["questions"])]
     layers = next(len(q["audio"]) for row in rows for q in row["questions"])
-    names = [*kinds, *POOLS, "asks audio", "asks video"]
+    names = [*kinds, *POOLS, ASKED, "asks audio", "asks video"]
 
     def empty() -> Group:
-        flat = {name: np.zeros(len(clips)) for name in ("n", "right", "agrees", "kl", "keep", "input_keep", "held")}
+        flat = {name: np.zeros(len(clips)) for name in ("n", "right", "words", "agrees", "kl", "held", *BUDGETS)}
         return flat | {name: np.zeros((len(clips), layers)) for name in ("survival", "reached", "audio", "video")}
 
     groups = {name: empty() for name in names}
@@ -91,8 +103,9 @@ def _table(rows: Sequence[dict[str, Any]], clips: Sequence[int]) -> dict[str, Gr
         i = place[row["clip"]]
         for q in row["questions"]:
             values = _values(q)
-            mine = [q["type"], *(name for name, kinds in POOLS.items() if q["type"] in kinds)]
-            mine += [f"asks {q['modality']}"] if q["modality"] in ("audio", "video") else []
+            mine = [ASKED, q["type"], *(name for name, kinds in POOLS.items() if q["type"] in kinds)]
+            if q["modality"] in ("audio", "video") and q["type"] in ONE_WORD:
+                mine.append(f"asks {q['modality']}")
             for name in mine:
                 for quantity, value in values.items():
                     groups[name][quantity][i] += value / seeds
@@ -102,15 +115,14 @@ def _table(rows: Sequence[dict[str, Any]], clips: Sequence[int]) -> dict[str, Gr
 def _values(q: dict[str, Any]) -> dict[str, Any]:
     total = q["total"]
     audio, video = np.asarray(q["audio"]), np.asarray(q["video"])
-    share = (audio + video) / max(total["audio"] + total["video"], 1)
     held = total["evidence"] > 0
     return {
         "n": 1.0,
         "right": q["right"],
         "agrees": q["agrees"],
         "kl": q["kl"],
-        "keep": share.mean(),
-        "input_keep": share[0],
+        "words": q["words"],
+        **q["budgets"],
         "held": held,
         "survival": np.asarray(q["evidence"]) / total["evidence"] if held else 0.0,
         "reached": np.asarray(q["cells"]) / total["cells"] if held else 0.0,
@@ -119,15 +131,15 @@ def _values(q: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _against(boot: Bootstrap, table: dict[str, Group], full: dict[str, Group]) -> dict[str, Any]:
-    """Accuracy of each group, and its paired difference to the unpruned model."""
+def _against(boot: Bootstrap, table: dict[str, Group], full: dict[str, Group], quantity: str) -> dict[str, Any]:
+    """A quantity ("right", "words") of each group, and its paired difference to the unpruned model."""
     out = {}
     for name, group in table.items():
         if not name.startswith("asks"):
-            mean = boot.mean(group["right"], group["n"])
+            mean = boot.mean(group[quantity], group["n"])
             out[name] = {
                 **_plain(mean),
-                "difference": _plain(boot.difference(group["right"], full[name]["right"], group["n"])),
+                "difference": _plain(boot.difference(group[quantity], full[name][quantity], group["n"])),
             }
     return out
 
@@ -148,10 +160,13 @@ def _entry(
     mean = functools.cache(lambda name, quantity, weight="n": boot.mean(table[name][quantity], table[name][weight]))
     types = [name for name in table if not name.startswith("asks")]
     held = [name for name in types if table[name]["held"].sum()]
+    budgets = {word: _plain(mean(ASKED, word))["value"] for word in BUDGETS}
     entry |= {
-        "keep": _plain(mean("all", "keep"))["value"],
-        "input_keep": _plain(mean("all", "input_keep"))["value"],
-        "accuracy": _against(boot, table, full),
+        "keep": budgets["layers"],
+        "input_keep": budgets["input"],
+        "budgets": budgets,
+        "accuracy": _against(boot, table, full, "right"),
+        "words": _against(boot, table, full, "words"),
         "agreement": {name: _plain(mean(name, "agrees")) for name in types},
         "kl": {name: _plain(mean(name, "kl")) for name in types},
         "survival": {name: _plain(mean(name, "survival", "held")) for name in held},

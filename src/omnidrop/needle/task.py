@@ -27,7 +27,9 @@ TIMES = tuple(f"{SECONDS_PER_CHUNK * i}s" for i in range(MAX_CHUNKS))
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
 NONE = "none"
 
-TYPES = ("video", "audio", "joint", "time", "order", "list", "count", "none")
+SEQUENCES = ("transcribe", "caption")  # answers of several words, which need every event of their modality
+LONGEST = max(map(len, ATTRIBUTES.values()))  # words of the longest answer: each value of an attribute once
+TYPES = ("video", "audio", "joint", "time", "order", "list", "count", "none", *SEQUENCES)
 SPLITS = {"train": 1, "dev": 2, "test": 3}  # tune on dev, report on test
 
 
@@ -91,10 +93,15 @@ class Question:
     keys: tuple[str, ...]  # the words that name the evidence, in the order in which the question says them
     key_attribute: str | None
     text: str  # in the tiny model's words
-    answer: str  # one word, one token
-    choices: tuple[str, ...]  # legal answers of this question, the right one among them
+    answer: str  # one word, or several in order, separated by spaces; each is one token
+    choices: tuple[str, ...]  # the words that an answer can be made of, those of the right one among them
     evidence: tuple[int, ...]  # chunks without which the answer is not known; () for "none"
     modality: str  # where the evidence is: "video", "audio", "both" or "none"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The answer word by word."""
+        return tuple(self.answer.split())
 
 
 def _rng(*key: int) -> np.random.Generator:
@@ -199,6 +206,10 @@ def every_question(clip: Clip) -> Iterator[Question]:
         yield Question(
             "count", what, (), None, f"how many {what} ?", NUMBERS[len(held)], NUMBERS, held, MODALITY[attribute]
         )
+    for ask, words in ATTRIBUTES.items():
+        kind, verb = ("transcribe", "spell") if MODALITY[ask] == "audio" else ("caption", "list")
+        held = tuple(i for i, chunk in enumerate(clip.chunks) if chunk.value(ask))
+        yield Question(kind, ask, (), None, f"{verb} the {ask} ?", " ".join(present[ask]), words, held, MODALITY[ask])
 
 
 def questions(clip: Clip, types: tuple[str, ...] = TYPES, seed: int = 0) -> tuple[Question, ...]:

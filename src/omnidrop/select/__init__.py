@@ -9,11 +9,12 @@ Shapes: N media tokens of one sample, k dropped. Indices returned are long and a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from .schedule import ROUNDING
+from ..schedule import ROUNDING
 
 
 def keep_highest(scores: Tensor, k: int) -> Tensor:
@@ -58,12 +59,22 @@ def temporal_thinning(features: Tensor, frames: int, share: float) -> Tensor:
     """
     tokens = features.shape[0] // max(frames, 1)
     drop = math.floor(thinning_drop(share) * tokens + ROUNDING)
-    if drop == 0 or frames < 2:
+    return thin_frames(features, [drop if frame % 4 else 0 for frame in range(frames)])
+
+
+def thin_frames(features: Tensor, drops: Sequence[int]) -> Tensor:
+    """Temporal token merging with a count of its own for each frame: frame f loses its drops[f] most similar tokens.
+
+    features (frames * P, D) as in `temporal_thinning`, which says what each frame is compared with; drops[f] is 0 for
+    the first of every four. Returns kept indices into frames * P.
+    """
+    if not any(drops):
         return torch.arange(features.shape[0], device=features.device)
-    grid = torch.nn.functional.normalize(features.float(), dim=-1, eps=1e-12).view(frames, tokens, -1)
+    tokens = features.shape[0] // len(drops)
+    grid = torch.nn.functional.normalize(features.float(), dim=-1, eps=1e-12).view(len(drops), tokens, -1)
     place = torch.arange(tokens, device=features.device)
     kept = []
-    for frame in range(frames):
+    for frame, drop in enumerate(drops):
         within = frame % 4
         if within == 0:
             kept.append(frame * tokens + place)
