@@ -128,7 +128,7 @@ def evidence() -> list[str]:
     return _grid("evidence")
 
 
-def against_random() -> list[str]:
+def lead() -> list[str]:
     """Difference of OmniDrop to each method at the same keep, paired."""
     lines = _head(["OmniDrop minus", *(f"keep {keep:g}" for keep in KEEPS)])
     for label in _labels():
@@ -193,7 +193,7 @@ def setup() -> list[str]:
 BLOCKS: dict[str, Callable[[], list[str]]] = {
     made.__name__: made
     for made in (
-        readme, listing, evidence, against_random, sequences, exact_sequences, by_type, budgets, setup
+        readme, listing, evidence, lead, sequences, exact_sequences, by_type, budgets, setup
     )
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from views import AUDIO, sample
+from views import AUDIO, sample, without_content
 
 from omnidrop import SettingError
 from omnidrop.budget import Budget, DecoderShape, counts_of
@@ -81,6 +81,11 @@ def test_all_audio_and_exactly_n(clips, keep, dtype):
     assert abs(len(kept) - keep * len(view.modality)) <= 0.5 + 1e-9
     heard = (view.modality == AUDIO).nonzero()[:, 0]
     assert torch.isin(heard, kept).all()
+
+
+def test_content_decides_no_number():
+    method, view = APack(keep=0.5, budget="input"), view_of([(20, 6, 10), (1, 5, 0), (7, 1, 8)])
+    assert method.at_input(without_content(view)).shape == method.at_input(view).shape
 
 
 def test_segment_weights_by_hand():

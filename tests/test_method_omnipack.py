@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from views import SAMPLES, sample
+from views import SAMPLES, sample, without_content
 
 from omnidrop import SettingError
 from omnidrop.budget import Budget, DecoderShape, counts_of
@@ -146,6 +146,27 @@ def test_time_and_importance_decide_who_takes_over():
     assert torch.equal(changed[1:], features[1:3]) and not torch.equal(changed[0], features[0])
 
 
+def test_time_alone_spreads_the_centres():
+    # equal tokens: distances are .2 * dt / 3, in units of .2 / 3 the means are 2, 4/3, 4/3, 2. The densest is 1 (before
+    # its equal 2), separation 2; all others are 1 from a denser one, and of them 2 is the densest
+    features, importance = torch.ones(4, 3), torch.zeros(4)
+    for time, want in ((0.2, [1, 2]), (0.0, [0, 1])):
+        method = OmniPack(eta_audio=0.0, time=time)
+        assert method._pack(Modality.AUDIO, features, importance, torch.arange(4), 2)[0].tolist() == want
+
+
+@pytest.mark.parametrize(
+    ("clip", "own", "other"), [((5, 1, 0), "event_video", "event_audio"), ((0, 0, 5), "event_audio", "event_video")]
+)
+def test_events_raise_importance(clip, own, other):
+    # attention minmax 1, .22, .89, .89, 0; tokens 2 and 3 stand at the change and get a quarter on top: 1.11
+    view = view_of([clip], features=on_circle(0, 0, 0, 90, 90))
+    view = replace(view, saliency=torch.tensor([0.9, 0.2, 0.8, 0.8, 0.0]))
+    all_by_importance = {"keep": 0.4, "budget": "input", "eta_video": 1.0, "eta_audio": 1.0}
+    assert OmniPack(**all_by_importance, **{own: 0.25, other: 0.0}).at_input(view).kept.tolist() == [2, 3]
+    assert OmniPack(**all_by_importance, **{own: 0.0, other: 0.25}).at_input(view).kept.tolist() == [0, 2]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", SAMPLES)
 @pytest.mark.parametrize("window", [7, 4096])
@@ -159,6 +180,12 @@ def test_exactly_n_in_order(name, dtype, window):
         assert kept.tolist() == sorted(set(kept.tolist()))
         assert features.shape == (len(kept), view.features.shape[1]) and features.dtype == dtype
         assert features.isfinite().all()
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_content_decides_no_number(name):
+    method, view = OmniPack(keep=0.4, budget="input"), view_of(SAMPLES[name])
+    assert method.at_input(without_content(view)).kept.shape == method.at_input(view).kept.shape
 
 
 def test_clips_do_not_mix():
@@ -180,6 +207,13 @@ def test_relevance_by_hand():
     assert relevance(states, question, other).tolist() == pytest.approx([1.0, 2.2256, 1.8], abs=1e-4)
     assert relevance(states, question, other[:0]).tolist() == pytest.approx([1.0, 1.2256, 1.0], abs=1e-4)
     assert relevance(states[:0], question, other).tolist() == []
+
+
+def test_the_mean_of_the_question_asks_too():
+    states, question = on_circle(0, 45, 70), on_circle(0, 90)
+    alone = relevance(states, torch.zeros(1, 2), states[:0])  # density alone
+    # highest cosines to a token 1, .7071, .9397; to the mean .7071, 1, .9063: together 1, 1, .9397
+    assert (relevance(states, question, states[:0]) - alone).tolist() == pytest.approx([1.0, 1.0, 0.0], abs=1e-5)
 
 
 def test_density_is_the_mean_over_all_pairs():
@@ -209,6 +243,16 @@ def test_both_modalities_lose_the_same_share():
         assert [int((torch.tensor(modality)[kept] == kind).sum()) for kind in (1, 2)] == [3, 9]
     kept, states = OmniPack().at_layer(layer_view(modality, hidden, hidden[:2]), 24)
     assert kept.tolist() == [] and states.shape == (0, 5)
+
+
+def test_each_modality_looks_at_the_other():
+    # video at 0 and 90 degrees, sound at 90: of two videos with everything else equal, the one like the sound weighs
+    # twice; both are as lonely, so it is the first choice
+    states = on_circle(0, 90, 90)
+    view = layer_view([2, 2, 1], states, torch.zeros(1, 2))
+    assert OmniPack().at_layer(view, 2).kept.tolist() == [1]
+    view = layer_view([2, 2, 1], on_circle(0, 90, 0), torch.zeros(1, 2))
+    assert OmniPack().at_layer(view, 2).kept.tolist() == [0]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ from omnidrop.methods.reach import SHAPE
 METHODS: dict[str, Any] = {
     "omnidrop": OmniDrop,
     "omnidrop in the decoder only": partial(OmniDrop, audio_keep=1.0, video_keep=1.0),
+    "tuned": methods.Tuned,
+    "tuned, transcribe": partial(methods.Tuned, task="transcribe"),
     "random at input": Random,
     "random by layer": partial(Random, where="layers"),
     "uniform": Uniform,

@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "prune": "runtime",
+    "lean": "savings",
     "OmniDrop": "methods",
     "Method": "methods",
     "Random": "methods",
@@ -61,6 +62,7 @@ if TYPE_CHECKING:  # for editors and type checkers: what `__getattr__` finds
     from .prompt import build as build
     from .prompt import load as load
     from .runtime import prune as prune
+    from .savings import lean as lean
     from .tokens import Modality as Modality
     from .tokens import TokenLayout as TokenLayout
     from .trace import Cost as Cost

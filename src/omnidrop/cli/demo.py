@@ -74,7 +74,7 @@ def demo(options: argparse.Namespace) -> int:
     print(show.table(rows, left=5))
     right = [sum(answer[i].answer == answer[0]["answer"] for answer in answers) for i in (1, 2)]
     print(f"\nright: {right[0]} of {len(answers)} with all tokens, {right[1]} of {len(answers)} pruned")
-    print(f"(the clip is no average one: it is {content['chosen']}; averages are in docs/needle_results.md)")
+    print(f"(the clip is no average one: it is {content['chosen']}; averages are in docs/methods.md)")
     if not trained:
         print("(this model's weights are random: its answers mean nothing, its costs are real)")
     first = answers[0]

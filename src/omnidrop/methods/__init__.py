@@ -24,6 +24,7 @@ from .omnizip import OmniZip as OmniZip
 from .pyramiddrop import PyramidDrop as PyramidDrop
 from .random import Random as Random
 from .seats import SEATS as SEATS
+from .tuned import Tuned as Tuned
 from .uniform import Uniform as Uniform
 from .visionzip import VisionZip as VisionZip
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from ..budget import Budget, check_budget, whole
 from ..errors import SettingError
 from ..tokens import Modality
 from .base import InputView, LayerView, Method, check_flag, check_query, check_range
+from .tuned import Tuned
 
 HEADROOM = 4 / 3  # with `keep`, the input stage leaves at least this many times keep: room for the decoder to choose
 PAPER_RATIO = 0.30 / 0.45  # the paper's layer mean over what enters; where `keep` fixes what enters, it gives the rest
@@ -96,6 +97,11 @@ class OmniDrop(Method):
         except (KeyError, AttributeError):
             raise SettingError(f"the paper has '7b' or '3b' at 30 or 20 percent, not {size!r} at {percent!r}") from None
         return cls(keep=None, **chosen)  # type: ignore[arg-type]
+
+    @staticmethod
+    def tuned(**settings: Any) -> Tuned:
+        """The best recipe that we know for a `keep`, and with task="transcribe" the safe one (docs/recipe_log.md)."""
+        return Tuned(**settings)
 
     @property
     def prunable(self) -> tuple[Modality, ...]:

@@ -28,7 +28,6 @@ ALL = "all"
 VARIANTS = (
     "omnidrop:audio_keep=1,video_keep=1",
     "omnidrop:lambda_div=0",
-    "omnidrop:normalize=true",
     "omnidrop:evict=true",
     "random:where=layers",
     "omnizip:clamp=false",

@@ -30,6 +30,16 @@ def interleaved(grid: Tensor, even: Tensor, *, k: int = 5) -> Tensor:
     return torch.where(even[:, None], spatial, temporal)
 
 
+def novelty(grid: Tensor) -> Tensor:
+    """1 - cosine to the token at the same place one frame earlier: grid (F, P, D) -> (F, P) float32 in [0, 2].
+
+    All of the first frame is new: 1.
+    """
+    new = grid.new_ones(grid.shape[:2], dtype=torch.float32)
+    new[1:] = (1.0 - cosine_similarity(grid[1:].float(), grid[:-1].float(), dim=-1)).clamp(min=0.0)
+    return new
+
+
 def _centrality(grid: Tensor, k: int) -> Tensor:
     density, separation = density_peaks(cosine_distance(grid), k)
     return density * separation

@@ -1,0 +1,131 @@
+"""Tuned: counts by hand, entry by a slow loop, the guard for transcripts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from views import SAMPLES, VIDEO, sample
+
+from omnidrop import OmniDrop, SettingError, methods
+from omnidrop.budget import Budget, counts_of
+from omnidrop.methods import Tuned
+from omnidrop.methods.reach import SHAPE
+from omnidrop.select import frames
+
+
+def budget(entering: int | None = None, total: int = 1000, layers: int = 16) -> Budget:
+    return Budget(
+        layers=layers, total=total, entering=total if entering is None else entering, text=20, shape=SHAPE
+    )  # fmt: skip
+
+
+def test_a_high_target_is_met_at_the_input_alone():
+    method = Tuned(keep=0.5)
+    assert method._entering(budget()) == 500
+    assert method.plan(budget(500)) == [0] * 16
+
+
+def test_below_enter_the_layers_begin_to_drop():
+    # 350 enter, layers 0 to 5 see all: 2100 of the 3200 token-layers that keep .2 of 1000 x 16 gives; 1100 are left for
+    # layers 6 to 15. With p = 1/4: 350 * (.75 + .75^2 + ... + .75^10) = 350 * 2.8311 = 990.9; with p = .22: 1136
+    method = Tuned(keep=0.2)
+    assert method._entering(budget()) == 350
+    drops = method.plan(budget(350))
+    assert drops[:5] == [0] * 5 and drops[15] == 0 and all(drops[5:15])
+    counts = counts_of(drops, 350)
+    assert abs(sum(counts) - 3200) <= 16
+    shares = [k / n for k, n in zip(drops[5:9], counts[5:9], strict=True)]
+    assert all(0.22 < share < 0.25 for share in shares)
+
+
+def test_a_low_target_uses_up_the_fall_and_then_lets_less_in():
+    # p = 1/3 everywhere: 6 + 2/3 + 4/9 + ... + (2/3)^10 = 6 + 2 (1 - (2/3)^10) = 7.965 layers' worth of what enters
+    method = Tuned(keep=0.1)
+    n = method._entering(budget())
+    assert n == pytest.approx(1600 / 7.965, abs=3)  # floors leave a little more
+    assert method.plan(budget(n))[5] == n // 3
+
+
+def test_the_start_is_relative_to_the_depth():
+    assert Tuned(keep=0.2).plan(budget(350, layers=28)).index(0) == 0
+    first = next(layer for layer, k in enumerate(Tuned(keep=0.2).plan(budget(350, layers=28))) if k)
+    assert first == 9  # 5/16 of 28 is 8.75
+
+
+def by_hand(view, n: int) -> list[int]:
+    """Every window takes the point with the highest weight * distance to what is taken."""
+    weights = [1.0] * len(view.modality)
+    rows = view.features.double()
+
+    def distance(i: int, j: int) -> float:
+        return float(1 - torch.dot(rows[i], rows[j]) / (rows[i].norm() * rows[j].norm()))
+
+    places = {(int(view.item[i]), int(view.frame[i])): [] for i in range(len(weights)) if view.modality[i] == VIDEO}
+    for i in range(len(weights)):
+        if view.modality[i] == VIDEO:
+            places[int(view.item[i]), int(view.frame[i])].append(i)
+    for (item, frame), mine in places.items():
+        if frame:
+            for here, before in zip(mine, places[item, frame - 1], strict=True):
+                weights[here] = distance(here, before)
+    windows = [
+        [i for i in range(len(weights)) if (int(view.modality[i]), int(view.chunk[i])) == (kind, chunk)]
+        for kind in (1, 2)
+        for chunk in range(view.max_chunk + 1)
+    ]
+    total, before, kept = sum(map(len, windows)), 0, []
+    for window in windows:
+        count = n * (before + len(window)) // total - n * before // total  # the running sum, rounded down
+        before += len(window)
+        taken: list[int] = []
+        while len(taken) < count:
+            free = [i for i in window if i not in taken]
+            gain = {
+                i: weights[i] * min((distance(i, j) for j in (taken or window) if j != i), default=2.0) for i in free
+            }
+            taken.append(max(free, key=lambda i: (gain[i], -i)))
+        kept += taken
+    return sorted(kept)
+
+
+@pytest.mark.parametrize("name", ["video with sound", "three videos", "sound", "video and a recording", "one frame"])
+def test_what_enters_by_hand(name):
+    view = sample(SAMPLES[name], seed=3)
+    n = len(view.modality) * 2 // 5
+    assert Tuned(keep=n / len(view.modality), budget="input").at_input(view).tolist() == by_hand(view, n)
+
+
+def test_novelty_by_hand():
+    grid = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]], [[-2.0, 0.0], [3.0, 3.0]]])
+    # first frame new; then the same and a right angle; then opposite and 45 degrees
+    assert frames.novelty(grid).tolist() == [[1, 1], [0, 1], [2, pytest.approx(1 - 0.5**0.5)]]
+
+
+@pytest.mark.parametrize("word", ["layers", "flops", "kv", "input"])
+def test_a_transcript_is_decided_at_the_input(word):
+    view = sample(SAMPLES["three videos"])
+    method = Tuned(keep=0.5, budget=word, task="transcribe")
+    kept = method.at_input(view)
+    assert method.plan(budget(len(kept))) == [0] * 16
+    assert view.budget.share(word, [len(kept)] * view.budget.layers) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"task": "chat"}, "task is 'chat'; choose one of 'answer', 'transcribe'"),
+        ({"task": "transcribe", "evict": True}, "evict=True forgets what a transcript still has to read"),
+        ({"start": 1.5}, "start is 1.5; it must lie in"),
+        ({"enter": 0.0}, "enter is 0.0; it must lie in"),
+        ({"fall": -0.1}, "fall is -0.1; it must lie in"),
+        ({"evict": 1}, "evict is 1; it must be True or False"),
+    ],
+)
+def test_wrong_settings(settings, says):
+    with pytest.raises(SettingError, match=says):
+        Tuned(**settings)
+
+
+def test_its_names():
+    assert OmniDrop.tuned(keep=0.2) == Tuned(keep=0.2)
+    assert methods.parse("tuned:task=transcribe", keep=0.4) == OmniDrop.tuned(keep=0.4, task="transcribe")
