@@ -75,6 +75,7 @@ def thinker(
             encoder_layers=encoder_layers, encoder_attention_heads=heads[1], encoder_ffn_dim=4 * encoder_width,
             d_model=encoder_width, output_dim=hidden,
         ),
+        vision_start_token_id=0, vision_end_token_id=0,  # checkpoints carry them; a text prompt only looks
     )  # fmt: skip
     torch.manual_seed(0)
     return Qwen2_5OmniThinkerForConditionalGeneration._from_config(config, attn_implementation="sdpa").eval()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from views import SAMPLES, VIDEO, sample
@@ -25,31 +27,28 @@ def test_a_high_target_is_met_at_the_input_alone():
     assert method.plan(budget(500)) == [0] * 16
 
 
-def test_below_enter_the_layers_begin_to_drop():
-    # 350 enter, layers 0 to 5 see all: 2100 of the 3200 token-layers that keep .2 of 1000 x 16 gives; 1100 are left for
-    # layers 6 to 15. With p = 1/4: 350 * (.75 + .75^2 + ... + .75^10) = 350 * 2.8311 = 990.9; with p = .22: 1136
-    method = Tuned(keep=0.2)
-    assert method._entering(budget()) == 350
-    drops = method.plan(budget(350))
-    assert drops[:5] == [0] * 5 and drops[15] == 0 and all(drops[5:15])
-    counts = counts_of(drops, 350)
-    assert abs(sum(counts) - 3200) <= 16
-    shares = [k / n for k, n in zip(drops[5:9], counts[5:9], strict=True)]
-    assert all(0.22 < share < 0.25 for share in shares)
+def test_below_enter_the_layers_begin_to_drop_by_the_papers_sigmoid():
+    method = Tuned(keep=0.3)
+    assert method._entering(budget()) == 450
+    drops = method.plan(budget(450))
+    counts = counts_of(drops, 450)
+    assert abs(sum(counts) - 0.3 * 1000 * 16) <= 16
+    # depths l / 14 with beta 20: sigma is 1/2 at layer 7 and 1 / (1 + e^(20/14 k)) k layers before it
+    p_final = 2 * drops[7] / counts[7]
+    for layer in (4, 5, 6, 8, 9):
+        expected = p_final / (1 + math.exp(-20 / 14 * (layer - 7)))
+        assert drops[layer] / counts[layer] == pytest.approx(expected, abs=1.5 / counts[layer])
+    assert drops[0] == drops[1] == drops[15] == 0
 
 
 def test_a_low_target_uses_up_the_fall_and_then_lets_less_in():
-    # p = 1/3 everywhere: 6 + 2/3 + 4/9 + ... + (2/3)^10 = 6 + 2 (1 - (2/3)^10) = 7.965 layers' worth of what enters
+    # p_final = 1: n stays whole for layers 0 to about 5, then falls to nothing; some 8.4 layers' worth of what enters
     method = Tuned(keep=0.1)
     n = method._entering(budget())
-    assert n == pytest.approx(1600 / 7.965, abs=3)  # floors leave a little more
-    assert method.plan(budget(n))[5] == n // 3
-
-
-def test_the_start_is_relative_to_the_depth():
-    assert Tuned(keep=0.2).plan(budget(350, layers=28)).index(0) == 0
-    first = next(layer for layer, k in enumerate(Tuned(keep=0.2).plan(budget(350, layers=28))) if k)
-    assert first == 9  # 5/16 of 28 is 8.75
+    drops = method.plan(budget(n))
+    assert n < 250 and drops[7] / counts_of(drops, n)[7] == pytest.approx(0.5, abs=0.02)
+    assert abs(sum(counts_of(drops, n)) - 1600) <= 16
+    assert counts_of(drops, n)[15] <= 1
 
 
 def by_hand(view, n: int) -> list[int]:
@@ -110,14 +109,21 @@ def test_a_transcript_is_decided_at_the_input(word):
     assert view.budget.share(word, [len(kept)] * view.budget.layers) == pytest.approx(0.5, abs=0.02)
 
 
+def test_a_transcript_below_the_safe_share_is_refused():
+    view = sample(SAMPLES["three videos"])
+    with pytest.raises(SettingError, match=r"Tuned with task='transcribe' keeps 0\.20\d to 1\.000"):
+        Tuned(keep=0.1, task="transcribe").at_input(view)
+    assert len(Tuned(keep=0.2, task="transcribe").at_input(view)) == pytest.approx(0.2 * len(view.modality), abs=1)
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
         ({"task": "chat"}, "task is 'chat'; choose one of 'answer', 'transcribe'"),
         ({"task": "transcribe", "evict": True}, "evict=True forgets what a transcript still has to read"),
-        ({"start": 1.5}, "start is 1.5; it must lie in"),
+        ({"t_mid": 1.5}, "t_mid is 1.5; it must lie in"),
         ({"enter": 0.0}, "enter is 0.0; it must lie in"),
-        ({"fall": -0.1}, "fall is -0.1; it must lie in"),
+        ({"beta": -1}, "beta is -1; it must lie in"),
         ({"evict": 1}, "evict is 1; it must be True or False"),
     ],
 )

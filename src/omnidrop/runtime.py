@@ -1,4 +1,4 @@
-"""When pruning acts, and how it is undone: the only file that registers hooks on a model.
+"""When pruning acts, and how it is undone: the only file that registers hooks for pruning.
 
 What it is: a context manager that watches one model's forward passes through PyTorch's own hooks, hands tensors to the
 method, and shortens the sequence between decoder layers. What it is not: it decides nothing (methods do) and knows no

@@ -1,38 +1,39 @@
-"""Tuned: OmniDrop's idea with the parts that a search on the needle benchmark's development split chose.
+"""Tuned: OmniDrop with the parts that a search on the needle benchmark's development split chose.
 
-What changes against the paper (arXiv 2605.14458), found in docs/recipe_log.md:
+What differs from the paper's recipe (arXiv 2605.14458; docs/recipe_log.md has the search and what did not help):
 
-1. What enters is chosen for diversity instead of by temporal merging and audio attention. In every window (one
+1. Which tokens enter: chosen for diversity instead of by temporal merging and audio attention. In every window (one
    modality, one 2 s chunk) greedy max-min: gain(j) = w_j * min over taken i of (1 - cos(x_i, x_j)), where w_j is 1 for
    sound, and for video the novelty 1 - cos to the token at the same place one frame earlier. Every window keeps the
    same share: no stretch of time and no modality is given up before the question has been heard.
-2. Nothing leaves the decoder before its scores mean something: the layers up to `start` of the depth see all that
-   entered. From there on every layer's output loses the same share p, by the paper's S (eq. 5), without diversity.
-3. One knob, solved for `keep` in any budget word: first what enters falls to `enter`, then p rises to `fall`, then
-   what enters falls further. A high `keep` is so decided at the input alone, a low one by both stages together.
+2. How many: one knob, solved for `keep` in any budget word. First what enters falls to `enter` of all; then p_final of
+   the paper's sigmoid rises to 1, with p_init = 0: no drop is made before the scores mean something; then what enters
+   falls further. A high `keep` is so decided at the input alone, a low one by both stages together.
+3. Which go on: those of highest S (eq. 5), without temporal diversity.
 
-task="transcribe" is the guard for answers that need every event (transcripts, captions, lists): the question's first
-token looks for the first event only, so nothing may leave because of it. All is decided at the input, blind to the
-question and covering all of the time.
+task="transcribe" is the guard for answers that need every event: transcripts, captions, lists. Their first word looks
+for the first event only, so nothing may leave because of it: all is decided at the input, blind to the question and
+covering all of the time, and a target at which words were lost in our measurements (docs/methods.md) is refused.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .. import select
+from .. import schedule, select
 from ..budget import Budget, counts_of, whole
 from ..errors import SettingError
-from ..schedule import drops
 from ..select import diversity, frames, quota
 from ..tokens import Modality
 from .base import Budgeted, InputView, LayerView, check_flag, check_range
 
 TASKS = ("answer", "transcribe")
+SAFE = 0.2  # share of the tokens that must enter for a transcript
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,52 +44,57 @@ class Tuned(Budgeted):
     reference: ClassVar[str] = "this project; after OmniDrop, arXiv 2605.14458"
 
     task: str = "answer"  # "transcribe" where the answer needs every event: transcripts, captions, lists
-    start: float = 5 / 16  # relative depth of the first layer whose output loses tokens
-    enter: float = 0.35  # share of the tokens that enters, before `fall` is used up
-    fall: float = 1 / 3  # the most that one layer drops of what is left
+    enter: float = 0.45  # share of the tokens that enters before the layers begin to drop; the paper's r_0
+    t_mid: float = 0.5  # relative depth at which the schedule rises
+    beta: float = 20.0  # how steeply
     evict: bool = False  # memory first: layers forget what later layers dropped
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.task not in TASKS:
             raise SettingError(f"task is {self.task!r}; choose one of {', '.join(map(repr, TASKS))}")
-        check_range("start", self.start, 0.0, 1.0)
         check_range("enter", self.enter, 0.0, 1.0, open_low=True)
-        check_range("fall", self.fall, 0.0, 1.0)
+        check_range("t_mid", self.t_mid, 0.0, 1.0)
+        check_range("beta", self.beta, 0.0, math.inf)
         check_flag("evict", self.evict)
         if self.evict and self.task == "transcribe":
             raise SettingError("evict=True forgets what a transcript still has to read; leave it out, or task='answer'")
 
     # how many -------------------------------------------------------------------------------------------------------
 
-    def _shares(self, p: float, layers: int) -> list[float]:
-        first = min(whole(self.start, layers), layers - 1)
-        return [0.0] * first + [p] * (layers - 1 - first) + [0.0]
+    def _drops(self, entering: int, p_final: float, layers: int) -> list[int]:
+        shares = schedule.sigmoid(layers, p_init=0.0, p_final=p_final, t_mid=self.t_mid, beta=self.beta)
+        return schedule.drops(shares, entering)
 
-    def _counts(self, entering: int, p: float, layers: int) -> list[int]:
-        return counts_of(drops(self._shares(p, layers), entering), entering)
+    def _counts(self, entering: int, p_final: float, layers: int) -> list[int]:
+        return counts_of(self._drops(entering, p_final, layers), entering)
+
+    def _at(self, knob: float, total: int) -> tuple[int, float]:
+        """n_0 and p_final: in the first third n_0 falls to `enter`, in the second p_final rises, then n_0 falls on."""
+        opening, falling, closing = (min(max(3.0 * knob - part, 0.0), 1.0) for part in range(3))
+        share = (1.0 - (1.0 - self.enter) * opening) * (1.0 - closing)
+        return max(whole(share, total), 1), falling
 
     def _entering(self, budget: Budget) -> int:
         """n_0, where both stages together meet `keep`."""
-        if self.task == "transcribe" or self.budget == "input":
+        if self.task == "transcribe":
+            least = math.ceil(SAFE * budget.total)
+            return budget.count(self.keep, self.budget, least=least, what="Tuned with task='transcribe'")
+        if self.budget == "input":
             return budget.count(self.keep, self.budget, what="Tuned")
 
-        def at(knob: float) -> tuple[int, float]:
-            opening, falling, closing = (min(max(3.0 * knob - part, 0.0), 1.0) for part in range(3))
-            share = (1.0 - (1.0 - self.enter) * opening) * (1.0 - closing)
-            return max(whole(share, budget.total), 1), self.fall * falling
+        def counts_at(knob: float) -> list[int]:
+            return self._counts(*self._at(knob, budget.total), budget.layers)
 
-        knob = budget.knob(
-            self.keep, self.budget, lambda knob: self._counts(*at(knob), budget.layers), evict=self.evict, what="Tuned"
-        )  # fmt: skip
-        return at(knob)[0]
+        knob = budget.knob(self.keep, self.budget, counts_at, evict=self.evict, what="Tuned")
+        return self._at(knob, budget.total)[0]
 
     def plan(self, budget: Budget) -> list[int]:
+        n = budget.entering
         if self.task == "transcribe" or budget.total == 0:
             return [0] * budget.layers
-        n = budget.entering
-        if self.budget == "input":  # the target is met: the decoder drops as for any other budget
-            return drops(self._shares(self.fall if n <= self.enter * budget.total else 0.0, budget.layers), n)
+        if self.budget == "input":  # the target is met: the decoder drops as it does where so much enters
+            return self._drops(n, float(n < whole(self.enter, budget.total)), budget.layers)
         return budget.solve(
             self.keep, self.budget, lambda p: self._counts(n, p, budget.layers), evict=self.evict, what="Tuned"
         )

@@ -79,7 +79,7 @@ def _keys_and_values(adapter: Adapter, hidden: Tensor, cos: Tensor, sin: Tensor)
     attention, home = layer.self_attn, layer.input_layernorm.weight.device
     if (
         home.type != "meta"
-    ):  # a model on several devices moves a layer's arguments after this; "meta": weights come along
+    ):  # on several devices a layer's arguments are moved after this hook; from "meta" weights come
         hidden, cos, sin = hidden.to(home), cos.to(home), sin.to(home)
     normed = layer.input_layernorm(hidden)
     shape = (*normed.shape[:-1], -1, attention.head_dim)
