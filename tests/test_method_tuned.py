@@ -21,14 +21,15 @@ def budget(entering: int | None = None, total: int = 1000, layers: int = 16) -> 
     )  # fmt: skip
 
 
-def test_a_high_target_is_met_at_the_input_alone():
-    method = Tuned(keep=0.5)
-    assert method._entering(budget()) == 500
-    assert method.plan(budget(500)) == [0] * 16
+@pytest.mark.parametrize("keep", [0.5, 0.3, 0.2])
+def test_a_high_target_is_met_at_the_input_alone(keep):
+    method, n = Tuned(keep=keep), round(1000 * keep)
+    assert method._entering(budget()) == n
+    assert method.plan(budget(n)) == [0] * 16
 
 
 def test_below_enter_the_layers_begin_to_drop_by_the_papers_sigmoid():
-    method = Tuned(keep=0.3)
+    method = Tuned(keep=0.3, enter=0.45)
     assert method._entering(budget()) == 450
     drops = method.plan(budget(450))
     counts = counts_of(drops, 450)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.recipe --models DIR0 DIR1 DIR2 --clips 40 --rows ROWS > benchmarks/results/recipe_dev.json
 
-Every number is compared with the paper's recipe ("paper") on the same clips and questions; "pooled" averages a
+Every number is compared with the paper's recipe ("paper"), or with --against, on the same clips and questions; "pooled" averages a
 question over the models first, so that its intervals, too, are over clips. Rows are kept in ROWS: a run that is
 stopped, or asked for more candidates, goes on. Never run on test: this is where settings are chosen.
 """
@@ -21,9 +21,10 @@ import torch
 from omnidrop import prompt
 from omnidrop.needle import bench, summary, task
 
-from .candidates import CANDIDATES
+from .candidates import AXES, CANDIDATES
+from .masked import masked
 
-PAPER = "paper"
+METHODS = {**CANDIDATES, **AXES}
 ONE_WORD = ("video", "audio", "joint", "time", "order", "list", "count")
 
 
@@ -32,21 +33,23 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", required=True, help="folders of models trained with different seeds")
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--keeps", type=float, nargs="+", default=[0.3, 0.2, 0.1, 0.05])
-    parser.add_argument("--candidates", nargs="+", default=list(CANDIDATES), choices=CANDIDATES)
+    parser.add_argument("--candidates", nargs="+", default=list(CANDIDATES), choices=METHODS)
+    parser.add_argument("--against", default="paper", choices=METHODS)
     parser.add_argument("--types", nargs="+", default=list(ONE_WORD), choices=task.TYPES)
     parser.add_argument("--rows", type=Path, required=True, help="folder for the rows")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    names = list(dict.fromkeys([PAPER, *args.candidates]))
+    names = list(dict.fromkeys([args.against, *args.candidates]))
     cases = [bench.Case(bench.NONE, bench.NONE, None, None)]
-    cases += [bench.Case(name, name, keep, CANDIDATES[name](keep)) for name in names for keep in args.keeps]
+    cases += [bench.Case(name, name, keep, METHODS[name](keep)) for name in names for keep in args.keeps]
     config = bench.Config(model="", split="dev", types=tuple(args.types), draws=1, torch=torch.__version__)
     by_model: dict[str, list[dict[str, Any]]] = {}
     for folder in args.models:
         model, processor = prompt.load(folder)
         mine = replace(config, model=bench.model_checksum(folder))
         rows_at = args.rows / (mine.model + "-" + "-".join(args.types))
-        by_model[mine.model] = bench.run(model, processor, mine, cases, args.clips, batch=16, folder=rows_at)
+        with masked(model):
+            by_model[mine.model] = bench.run(model, processor, mine, cases, args.clips, batch=16, folder=rows_at)
         print(f"done: {folder}", file=sys.stderr)
     pooled = [row | {"case": f"{row['case']} of {name}"} for name, rows in by_model.items() for row in rows]
     document = {
@@ -54,15 +57,16 @@ def main() -> None:
         "split": "dev",
         "clips": args.clips,
         "types": args.types,
-        "candidates": {name: CANDIDATES[name](args.keeps[0]).to_json() for name in names},
-        "by_model": {name: _short(summary.summarise(rows, reference=PAPER)) for name, rows in by_model.items()},
-        "pooled": _short(summary.summarise(pooled, reference=PAPER)),
+        "candidates": {name: METHODS[name](args.keeps[0]).to_json() for name in names},
+        "by_model": {name: _short(rows, args.against) for name, rows in by_model.items()},
+        "pooled": _short(pooled, args.against),
     }
     print(json.dumps(document, indent=1))
 
 
-def _short(numbers: dict[str, Any]) -> list[dict[str, Any]]:
+def _short(rows: list[dict[str, Any]], reference: str) -> list[dict[str, Any]]:
     """What a choice between candidates needs, of a whole summary."""
+    numbers = summary.summarise(rows, reference=reference)
     return [
         {
             "candidate": result["method"],
@@ -70,9 +74,9 @@ def _short(numbers: dict[str, Any]) -> list[dict[str, Any]]:
             "keep": result["keep"],
             "accuracy": {kind: value["value"] for kind, value in result["accuracy"].items()},
             "words": {kind: value["value"] for kind, value in result["words"].items()},
-            "minus_paper": {
+            f"minus_{reference}": {
                 kind: [-value["value"], -value["high"], -value["low"]]
-                for kind, value in result.get(f"{PAPER}_minus_this", {}).items()
+                for kind, value in result.get(f"{reference}_minus_this", {}).items()
                 if value["value"] is not None
             },
         }

@@ -1,4 +1,7 @@
-"""The short list, by name: keep -> a method. docs/recipe_log.md says what each one asks."""
+"""The short lists, by name: keep -> a method. docs/recipe_log.md says what each one asks.
+
+`CANDIDATES` are those of rounds 1 to 6, `AXES` those of round 7: one change each to the library's `Tuned`.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ from functools import partial
 from typing import Any
 
 from omnidrop import OmniDrop
-from omnidrop.methods import Method
+from omnidrop.methods import Method, Tuned
 
+from .axes import Axis
 from .recipe import Recipe
 
 TUNED: dict[str, Any] = {
@@ -37,4 +41,32 @@ CANDIDATES: dict[str, Callable[[float], Method]] = {
     "chunk smoothing": partial(_tuned, smooth=0.5),
     "modality floor": partial(_tuned, floor=0.5),
     "evict": partial(_tuned, evict=True),
+}
+
+
+def _axis(keep: float, **changed: Any) -> Axis:
+    return Axis(keep=keep, **changed)
+
+
+_masked = partial(_axis, masked=True)
+
+AXES: dict[str, Callable[[float], Method]] = {
+    "base": lambda keep: Tuned(keep=keep),
+    "base, masked": _masked,  # the simulation's check: must answer as "base" does
+    "value norm": partial(_masked, rank="value"),
+    "minus closing rows": partial(_masked, rank="closing"),
+    "minus media rows": partial(_masked, rank="received"),
+    "heads that look at media": partial(_masked, rank="heads"),
+    "spectral": partial(_masked, rank="spectral"),
+    "mean so far": partial(_masked, rank="mean"),
+    "half of the layer before": partial(_masked, rank="recent"),
+    "recoverable": partial(_masked, recover=True),
+    "a quarter works until layer 5": partial(_masked, rest=0.25),
+    "a half works until layer 5": partial(_masked, rest=0.5),
+    "merge all": partial(_axis, merge=-1.0),
+    "merge alike": partial(_axis, merge=0.9),
+    "from where a chunk holds .25": partial(_masked, sharp=0.25),
+    "from where a chunk holds .35": partial(_masked, sharp=0.35),
+    "no novelty": partial(_axis, novelty=False),
+    "evict all layers": partial(_axis, evict=True),
 }

@@ -8,12 +8,12 @@ What differs from the paper's recipe (arXiv 2605.14458; docs/recipe_log.md has t
    same share: no stretch of time and no modality is given up before the question has been heard.
 2. How many: one knob, solved for `keep` in any budget word. First what enters falls to `enter` of all; then p_final of
    the paper's sigmoid rises to 1, with p_init = 0: no drop is made before the scores mean something; then what enters
-   falls further. A high `keep` is so decided at the input alone, a low one by both stages together.
+   falls further. A `keep` above `enter` is so decided at the input alone, a lower one by both stages together.
 3. Which go on: those of highest S (eq. 5), without temporal diversity.
 
 task="transcribe" is the guard for answers that need every event: transcripts, captions, lists. Their first word looks
 for the first event only, so nothing may leave because of it: all is decided at the input, blind to the question and
-covering all of the time, and a target at which words were lost in our measurements (docs/methods.md) is refused.
+covering all of the time; and a target at which words were lost in our measurements (docs/methods.md) is refused.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ..tokens import Modality
 from .base import Budgeted, InputView, LayerView, check_flag, check_range
 
 TASKS = ("answer", "transcribe")
-SAFE = 0.2  # share of the tokens that must enter for a transcript
+SAFE = 0.2  # share of the tokens that must enter for a transcript; less lost words (docs/recipe_log.md)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Tuned(Budgeted):
     reference: ClassVar[str] = "this project; after OmniDrop, arXiv 2605.14458"
 
     task: str = "answer"  # "transcribe" where the answer needs every event: transcripts, captions, lists
-    enter: float = 0.45  # share of the tokens that enters before the layers begin to drop; the paper's r_0
+    enter: float = 0.2  # share of the tokens that enters before the layers begin to drop
     t_mid: float = 0.5  # relative depth at which the schedule rises
     beta: float = 20.0  # how steeply
     evict: bool = False  # memory first: layers forget what later layers dropped
