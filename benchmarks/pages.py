@@ -21,10 +21,10 @@ PAGES = ("README.md", "docs/methods.md")
 KEEPS = (0.5, 0.3, 0.2, 0.1, 0.05)
 
 NAMES = {
+    "tuned": "OmniDrop.tuned",
     "omnidrop": "OmniDrop (paper)",
     "omnidrop:audio_keep=1,video_keep=1": "OmniDrop, no input stage",
     "omnidrop:lambda_div=0": "OmniDrop, no diversity",
-    "omnidrop:normalize=true": "OmniDrop, S normalised",
     "omnidrop:evict=true": "OmniDrop, evict",
     "seats": "SEATS",
     "apack": "A-PACK",
@@ -175,6 +175,23 @@ def budgets() -> list[str]:
     return lines
 
 
+def tuned() -> list[str]:
+    """OmniDrop.tuned beside the paper's recipe on the models of three training seeds."""
+    lines = _head(["training seed", "keep", "all tokens", "paper", "tuned", "tuned minus paper"])
+    for seed, path in enumerate((HEAD_TO_HEAD, *(RESULTS / f"needle_tuned_seed{seed}.json" for seed in (1, 2)))):
+        entries = json.loads(path.read_text(encoding="utf-8"))["results"]
+        found = {(entry["method"], entry["asked_keep"]): entry for entry in entries}
+        for keep in KEEPS[1:]:
+            values = [
+                _percent(found[key]["accuracy"]["evidence"]["value"])
+                for key in (("none", None), ("omnidrop", keep), ("tuned", keep))
+            ]
+            paper = found["tuned", keep]["omnidrop_minus_this"]["evidence"]
+            gain = {"value": -paper["value"], "low": -paper["high"], "high": -paper["low"]}
+            lines.append(_row([str(seed), f"{keep:g}", *values, _interval(gain)]))
+    return lines
+
+
 def setup() -> list[str]:
     """Where and with what the head-to-head was run."""
     document = _document()
@@ -193,7 +210,7 @@ def setup() -> list[str]:
 BLOCKS: dict[str, Callable[[], list[str]]] = {
     made.__name__: made
     for made in (
-        readme, listing, evidence, lead, sequences, exact_sequences, by_type, budgets, setup
+        readme, listing, evidence, lead, sequences, exact_sequences, by_type, budgets, tuned, setup
     )
 }  # fmt: skip
 

@@ -45,7 +45,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     task.add_argument("--seeds", type=int, default=3, help="runs of methods that draw lots (default 3)")
     task.add_argument(
         "--wording", choices=("auto", "words", "choice"), default="auto",
-        help="the tiny model's words, or multiple choice in English (default: by the model's tokenizer)",
+        help="the tiny model's words, or English (default: by the model's tokenizer)",
     )  # fmt: skip
     task.add_argument("--size", type=int, help="pixels, width and height (default 84 for the tiny model, else 448)")
     running = command.add_argument_group("running")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..methods import available
 from .task import TYPES
 
 # label -> name, colour, line. Okabe-Ito colours; what prunes inside the decoder is drawn through, what does so at its
@@ -21,7 +22,10 @@ STYLE = {
     "uniform": ("uniform in time, at the input", "#CC79A7", "--"),
     "fastv": ("FastV", "#E69F00", "-"),
 }
-SPARE = ("#882255", "#117733", "#332288", "#AA4499", "#661100", "#44AA99")
+SPARE = (
+    "#882255", "#117733", "#332288", "#AA4499", "#661100", "#44AA99", "#DDCC77", "#88CCEE", "#CC6677", "#999933",
+    "#EE3377", "#000000",
+)  # fmt: skip
 COMPARED = (
     "omnidrop",
     "omnidrop:audio_keep=1,video_keep=1",
@@ -33,6 +37,11 @@ COMPARED = (
 VARIANTS = tuple(label for label in STYLE if label.startswith("omnidrop"))
 COLORS = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#009E73", "#56B4E9", "#882255", "#999999", "#332288", "#117733")
 TYPE_COLORS = dict(zip(TYPES, COLORS, strict=True))
+
+
+def _line(label: str) -> str:
+    kind = available().get(label.partition(":")[0])
+    return "--" if kind is not None and kind.stage == "input" else "-"
 
 
 def draw(document: dict[str, Any], path: Path, keep: float = 0.3) -> list[Path]:
@@ -47,13 +56,14 @@ def draw(document: dict[str, Any], path: Path, keep: float = 0.3) -> list[Path]:
     results = [entry for entry in document["results"] if "unreachable" not in entry]
     labels = list(dict.fromkeys(entry["method"] for entry in results if entry["asked_keep"] is not None))
     others = [label for label in labels if label not in STYLE]
-    spare = {label: (label, SPARE[i % len(SPARE)], "-") for i, label in enumerate(others)}
+    spare = {label: (label, SPARE[i % len(SPARE)], _line(label)) for i, label in enumerate(others)}
     pictures = {}
     with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
                          "grid.alpha": 0.25, "svg.hashsalt": "omnidrop"}):  # fmt: skip
         style = STYLE | spare
         if len({entry["asked_keep"] for entry in results} - {None}) > 0:
-            compared = [label for label in labels if label in COMPARED or label in others]
+            plain = [label for label in others if ":" not in label]
+            compared = [label for label in labels if label in COMPARED or label in (plain or others)]
             variants = [label for label in labels if label in VARIANTS]
             pictures["accuracy"] = _accuracy(plt, document, results, compared, style)
             if len(variants) > 2:
