@@ -9,6 +9,8 @@ import tiny
 import torch
 from prompts import Audio, Image, Prompt, Video
 
+import omnidrop
+
 MEDIA = {
     "video": (Video(6.0),),
     "three videos": (Video(4.0), Video(6.0, height=3, width=2), Video(2.0)),
@@ -39,6 +41,17 @@ def greedy(model: Any, inputs: dict[str, Any], steps: int, **options: Any) -> An
     return model.generate(
         **inputs, max_new_tokens=steps + 1, do_sample=False, output_logits=True, return_dict_in_generate=True, **options
     )
+
+
+def assert_same_without_a_cache(model: Any, method: Any, made: Prompt) -> None:
+    """Greedy tokens and logits under a method, with and without a cache."""
+    answers = []
+    for cached in (True, False):
+        with torch.no_grad(), omnidrop.prune(model, method):
+            answers.append(greedy(model, made.inputs, 3, use_cache=cached))
+    assert torch.equal(answers[0].sequences, answers[1].sequences)
+    for one, other in zip(answers[0].logits, answers[1].logits, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
 
 
 def padding(rows: list[Prompt], row: Prompt) -> int:

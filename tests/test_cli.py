@@ -14,6 +14,7 @@ import pytest
 
 import omnidrop
 from omnidrop import prompt
+from omnidrop.budget import BUDGETS
 from omnidrop.cli import main, measure, parser, setup, show
 
 pytest.importorskip("av")
@@ -139,6 +140,14 @@ def test_settings_and_paper(capsys: pytest.CaptureFixture) -> None:
     assert (method["p_init"], method["p_final"]) == (0.02, 0.5)
 
 
+def test_budget_says_what_keep_counts(capsys: pytest.CaptureFixture) -> None:
+    status, out, _ = run(
+        capsys, "run", DEMO, "list the color ?", "--method", "tuned", "--budget", "kv", "--keep", "0.4", "--json"
+    )
+    budgets = json.loads(out)["budgets"]
+    assert status == 0 and budgets["kv"] == pytest.approx(0.4, abs=0.01) and set(budgets) == set(BUDGETS)
+
+
 def test_demo(capsys: pytest.CaptureFixture) -> None:
     status, out, _ = run(capsys, "demo")
     asked = json.loads((prompt.TINY.parent / "demo.json").read_text())["questions"]
@@ -178,6 +187,11 @@ def test_demo_json(capsys: pytest.CaptureFixture) -> None:
             ["run", DEMO, "q", "--method", "cutoff:layer=2", "--keep", "0.3"],
             "--keep does not apply to the method cutoff",
         ),
+        (["run", DEMO, "q", "--method", "cutoff:layer=2", "--budget", "kv"], "--budget does not apply to the method"),
+        (["run", DEMO, "q", "--method", "seats:budget=kv", "--budget", "flops"], "both name the budget"),
+        (["run", DEMO, "q", "--paper", "7b/30", "--budget", "kv"], "--paper is a complete setting"),
+        (["run", DEMO, "q", "--budget", "tokens"], "budget is 'tokens'; choose one of 'layers'"),
+        (["run", DEMO, "q", "--method", "fastv", "--keep", "0.05"], "FastV after layer 2 keeps 0.188 to 1.000"),
         (["run", DEMO, "q", "--fps", "0"], "fps is 0.0"),
         (["run", DEMO, "q", "--max-new-tokens", "0"], "--max-new-tokens is 0"),
         (["run", DEMO, "q", "--model", "/no/model"], "no folder /no/model"),
@@ -303,13 +317,17 @@ def test_memory_peak_sees_a_large_block() -> None:
 README = Path(__file__).parent.parent / "README.md"
 
 
-def test_the_readmes_first_block_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    block = re.search(r"```python\n(.*?)```", README.read_text(), re.S).group(1)
-    assert len(block.splitlines()) <= 6
+def test_the_readmes_blocks_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *others = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    assert len(first.splitlines()) <= 6 and others
     monkeypatch.chdir(README.parent)  # as it stands, in a checkout
     names: dict[str, Any] = {}
-    exec(block, names)
+    exec(first, names)
     assert abs(names["trace"].keep - 0.3) < 0.02 and names["output"].shape[1] > names["inputs"]["input_ids"].shape[1]
+    for block in others:  # each goes on from the first
+        del names["trace"], names["output"]
+        exec(block, names)
+        assert names["trace"].budgets["flops"] < 0.5 and names["output"].shape[0] == 1
 
 
 def test_every_option_that_the_readme_names_exists() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from cases import MEDIA, greedy, model_of
+from cases import MEDIA, assert_same_without_a_cache, model_of
 from prompts import batch, prompt
 
 import omnidrop
@@ -108,10 +108,4 @@ def test_the_next_layer_reads_the_merged_states(family):
 @pytest.mark.parametrize("method", [Merging(keep=0.4, scale=0.5), InLayer()])
 def test_without_a_cache_the_merge_is_repeated(method):
     model, made = model_of("qwen2_5"), prompt("qwen2_5", MEDIA["video"], seed=3)
-    answers = []
-    for cached in (True, False):
-        with torch.no_grad(), omnidrop.prune(model, method):
-            answers.append(greedy(model, made.inputs, 3, use_cache=cached))
-    assert torch.equal(answers[0].sequences, answers[1].sequences)
-    for one, other in zip(answers[0].logits, answers[1].logits, strict=True):
-        assert torch.allclose(one, other, atol=1e-4)
+    assert_same_without_a_cache(model, method, made)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from cases import MEDIA, greedy, model_of
+from cases import MEDIA, assert_same_without_a_cache, model_of
 from prompts import Prompt, batch, prompt
 
 import omnidrop
@@ -139,13 +139,7 @@ def test_generation_without_a_cache_repeats_the_decision(name):
     method = METHODS[name](keep=0.6)
     if method.evict:  # without a cache no layer can forget: what it dropped later is computed, and read, again
         method = replace(method, evict=False)
-    answers = []
-    for cached in (True, False):
-        with torch.no_grad(), omnidrop.prune(model, method):
-            answers.append(greedy(model, made.inputs, 3, use_cache=cached))
-    assert torch.equal(answers[0].sequences, answers[1].sequences)
-    for one, other in zip(answers[0].logits, answers[1].logits, strict=True):
-        assert torch.allclose(one, other, atol=1e-4)
+    assert_same_without_a_cache(model, method, made)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -2,9 +2,9 @@
 
     python -m benchmarks.recipe --models DIR0 DIR1 DIR2 --clips 40 --rows ROWS > benchmarks/results/recipe_dev.json
 
-Every number is compared with the paper's recipe ("paper"), or with --against, on the same clips and questions; "pooled" averages a
-question over the models first, so that its intervals, too, are over clips. Rows are kept in ROWS: a run that is
-stopped, or asked for more candidates, goes on. Never run on test: this is where settings are chosen.
+Every number is compared with the paper's recipe ("paper"), or with --against, on the same clips and questions;
+"pooled" averages a question over the models first, so that its intervals, too, are over clips. Rows are kept in ROWS:
+a run that is stopped, or asked for more candidates, goes on. Never run on test: this is where settings are chosen.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`methods.Tuned` with one part exchanged: the axes that the first six rounds did not try (docs/recipe_log.md, round 7).
+"""`methods.Tuned` with one part exchanged: the axes that six rounds had left out (docs/recipe_log.md, round 7).
 
 What it is: the settings of a variant and, for each, what a token is worth. What it is not: a method of the library.
 Everything past `novelty` and `merge` needs what the runtime does not show a method (values, rows that do not ask, the

@@ -70,4 +70,11 @@ AXES: dict[str, Callable[[float], Method]] = {
     "from where a chunk holds .5": partial(_masked, sharp=0.5),
     "no novelty": partial(_axis, novelty=False),
     "evict all layers": partial(_axis, evict=True),
+    # at a fifth the base drops nothing inside: what ranks is compared where more enters
+    "base entering .45": partial(_axis, enter=0.45),
+    "value norm entering .45": partial(_masked, enter=0.45, rank="value"),
+    "spectral entering .45": partial(_masked, enter=0.45, rank="spectral"),
+    "mean so far entering .45": partial(_masked, enter=0.45, rank="mean"),
+    "recoverable entering .45": partial(_masked, enter=0.45, recover=True),
+    "from where a chunk holds .5 entering .45": partial(_masked, enter=0.45, sharp=0.5),
 }

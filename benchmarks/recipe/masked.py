@@ -37,11 +37,11 @@ def masked(model: Any) -> Iterator[None]:
         simulation.begin(prefill)
         return columns
 
-    Prefill.enter = watched  # type: ignore[method-assign]
+    Prefill.enter = watched
     try:
         yield
     finally:
-        Prefill.enter = enter  # type: ignore[method-assign]
+        Prefill.enter = enter
         for handle in simulation.handles:
             handle.remove()
 
@@ -140,15 +140,15 @@ class _Row:
         worth = self._worth(scale)
         n = self.counts[layer + 1]
         if method.sharp is not None:
-            n = self._sharp_count(layer, now, worth)
+            n = self._sharp_count(method.sharp, layer, now, worth)
         among = torch.arange(len(self.on)) if method.recover else self.on.nonzero()[:, 0]
         kept = among[select.keep_highest(worth[among], len(among) - n)]
         self.on = torch.zeros_like(self.on)
         self.on[kept] = True
 
-    def _sharp_count(self, layer: int, now: int, worth: Tensor) -> int:
+    def _sharp_count(self, sharp: float, layer: int, now: int, worth: Tensor) -> int:
         held = torch.bincount(self.chunk[self.on], weights=worth[self.on])
-        self.started = self.started or bool(held.max() / held.sum() >= self.method.sharp)
+        self.started = self.started or bool(held.max() / held.sum() >= sharp)
         room = self.method.keep * self.budget.layers * self.budget.total - self.spent
         return self.method.from_here(layer, self.spent, now, self.budget) if self.started or room < 2 * now else now
 

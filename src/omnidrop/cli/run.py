@@ -114,6 +114,7 @@ def costs(trace: Any) -> dict[str, Any]:
         "input_keep": trace.input_keep,
         "tokens_in": trace.layout.count(0),
         "tokens_entering_layer": trace.counts,
+        "budgets": trace.budgets,
         "prompt_kv_bytes": trace.kv_bytes._asdict(),
         "decoder_flops": trace.flops._asdict(),
         "stage_seconds": trace.seconds,

@@ -30,7 +30,8 @@ def adapt(model: nn.Module) -> Adapter:
         if name in THINKERS:
             return THINKERS[name](model)
     hint = " (compile after entering the `with`, or not at all)" if hasattr(model, "_orig_mod") else ""
-    raise ModelError(f"a {names[0]} is no model that omnidrop knows{hint}; supported: {', '.join((*THINKERS, *WHOLES))}")
+    known = ", ".join((*THINKERS, *WHOLES))
+    raise ModelError(f"a {names[0]} is no model that omnidrop knows{hint}; supported: {known}")
 
 
 def layout(model: nn.Module, inputs: Mapping[str, Any], *, query: str | Tensor = "after_media") -> TokenLayout:
