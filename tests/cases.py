@@ -8,6 +8,7 @@ from typing import Any
 import tiny
 import torch
 from prompts import Audio, Image, Prompt, Video
+from transformers.generation import GenerationMixin
 
 import omnidrop
 
@@ -28,6 +29,11 @@ MEDIA = {
 }
 CLIPS = list(MEDIA)
 BATCH = ["video", "three videos", "text", "mixed"]  # four rows of different lengths and contents
+
+
+# transformers before `_expand_multimodal_outputs` repeats the rows of pixel_values per sequence, which garbles every
+# picture, with or without omnidrop: there, several sequences are only right for sound.
+EXPANDS_PICTURES = hasattr(GenerationMixin, "_expand_multimodal_outputs")
 
 
 @cache

@@ -11,9 +11,8 @@ import oracle
 import pytest
 import tiny
 import torch
-from cases import BATCH, MEDIA, cache_layers, greedy, model_of
+from cases import BATCH, EXPANDS_PICTURES, MEDIA, cache_layers, greedy, model_of
 from prompts import Prompt, batch, prompt
-from transformers import GenerationMixin
 
 import omnidrop
 
@@ -36,11 +35,6 @@ def close(a: torch.Tensor, b: torch.Tensor, atol: float = 1e-4) -> None:
 
 def log_probability(run: oracle.Run, tokens: list[int]) -> float:
     return sum(float(torch.log_softmax(run.logits[i], -1)[token]) for i, token in enumerate(tokens))
-
-
-# transformers before `_expand_multimodal_outputs` repeats the rows of pixel_values per sequence, which garbles every
-# picture, with or without omnidrop: there, several sequences are only right for sound.
-EXPANDS_PICTURES = hasattr(GenerationMixin, "_expand_multimodal_outputs")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,6 +11,7 @@ from .task import TYPES
 # label -> name, colour, line. Okabe-Ito colours; what prunes inside the decoder is drawn through, what does so at its
 # input is dashed. Other labels get the rest of the colours under their own name.
 STYLE = {
+    "tuned": ("OmniDrop.tuned", "#000000", "-"),
     "omnidrop": ("OmniDrop", "#0072B2", "-"),
     "omnidrop:audio_keep=1,video_keep=1": ("OmniDrop, no input stage", "#56B4E9", "-"),
     "omnidrop:lambda_div=0": ("OmniDrop, no diversity", "#009E73", "-"),
@@ -24,9 +25,10 @@ STYLE = {
 }
 SPARE = (
     "#882255", "#117733", "#332288", "#AA4499", "#661100", "#44AA99", "#DDCC77", "#88CCEE", "#CC6677", "#999933",
-    "#EE3377", "#000000",
+    "#EE3377", "#888844",
 )  # fmt: skip
 COMPARED = (
+    "tuned",
     "omnidrop",
     "omnidrop:audio_keep=1,video_keep=1",
     "random",
@@ -35,6 +37,7 @@ COMPARED = (
     "fastv",
 )
 VARIANTS = tuple(label for label in STYLE if label.startswith("omnidrop"))
+REFERENCE = "omnidrop"  # the one whose interval is drawn
 COLORS = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#009E73", "#56B4E9", "#882255", "#999999", "#332288", "#117733")
 TYPE_COLORS = dict(zip(TYPES, COLORS, strict=True))
 
@@ -130,7 +133,7 @@ def _accuracy(plt: Any, document: dict, results: list[dict], labels: list[str], 
             title, color, line = style[label]
             x = [keep for keep, _ in points]
             ax.plot(x, [a["value"] for _, a in points], line, color=color, marker="o", ms=3, lw=1.6, label=title)
-            if label == labels[0]:
+            if label == (REFERENCE if REFERENCE in labels else labels[0]):
                 ax.fill_between(
                     x, [a["low"] for _, a in points], [a["high"] for _, a in points], color=color, alpha=0.15, lw=0
                 )
