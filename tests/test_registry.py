@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 import omnidrop
 from omnidrop import SettingError, cli, methods
 from omnidrop.budget import BUDGETS
+from omnidrop.cli import setup
 from omnidrop.methods import reach
+from omnidrop.needle import bench
 
 TOY = '''
 from dataclasses import dataclass
@@ -62,7 +65,11 @@ def test_a_broken_package_is_named(tmp_path, monkeypatch, entry, says):
     install(tmp_path, monkeypatch, entry)
     with pytest.raises(SettingError, match=says):
         methods.available()
-    assert methods.parse("uniform", keep=0.5) == omnidrop.Uniform(keep=0.5)  # our own do not wait for it
+    # our own do not wait for it, in words and on the command line
+    assert methods.parse("uniform", keep=0.5) == omnidrop.Uniform(keep=0.5)
+    assert bench.plan(["uniform"], [0.5], layers=4)[1].method == omnidrop.Uniform(keep=0.5)
+    options = Namespace(method="uniform", keep=0.5, budget=None, paper=None)
+    assert setup.method(options) == omnidrop.Uniform(keep=0.5)
 
 
 def test_the_list_says_what_each_can_reach(capsys):

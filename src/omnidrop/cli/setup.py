@@ -68,7 +68,7 @@ def one_thread_if_tiny(model: Any) -> None:
 
 def method(options: argparse.Namespace) -> Any:
     """The method value that --method, --keep, --budget and --paper ask for. Raises `SettingError`."""
-    from ..methods import OmniDrop, available, parse
+    from ..methods import OmniDrop, find, parse
 
     text, keep = options.method, options.keep
     if options.paper is not None:
@@ -80,9 +80,9 @@ def method(options: argparse.Namespace) -> Any:
         return OmniDrop.paper(size, int(percent))
     name, _, rest = text.partition(":")
     said = {part.partition("=")[0].strip() for part in rest.split(",")}
-    known = available()
+    kind = find(name)
     for option in ("keep", "budget"):
-        has = name not in known or option in {field.name for field in fields(known[name])}
+        has = kind is None or option in {field.name for field in fields(kind)}
         if getattr(options, option) is not None and not has:
             raise SettingError(
                 f"--{option} does not apply to the method {name}, which has no such setting; leave it out"

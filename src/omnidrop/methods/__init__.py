@@ -58,6 +58,11 @@ def available() -> dict[str, type[Method]]:
     return found
 
 
+def find(name: str) -> type[Method] | None:
+    """The method of that name; other packages are loaded only for names that are not our own."""
+    return METHODS.get(name) or available().get(name)
+
+
 def parse(text: str, **defaults: Any) -> Method:
     """A method from its name and settings in words: `parse("omnidrop:lambda_div=0,query=last", keep=0.3)`.
 
@@ -65,7 +70,7 @@ def parse(text: str, **defaults: Any) -> Method:
     has and the text does not set. Raises `SettingError` for an unknown method or setting.
     """
     name, _, rest = text.partition(":")
-    kind = METHODS.get(name) or available().get(name)  # other packages are loaded only when asked for
+    kind = find(name)
     if kind is None:
         raise SettingError(f"there is no method {name!r}; choose one of {', '.join(sorted(available()))}")
     known = {spec.name for spec in fields(kind)}

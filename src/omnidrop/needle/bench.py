@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError, SettingError
-from ..methods import Method, available, parse
+from ..methods import Method, available, find, parse
 from . import ask, stats
 from .task import SPLITS, TYPES, Question, clip, questions
 
@@ -75,6 +75,8 @@ class Case(NamedTuple):
 
 def expand(methods: Sequence[str]) -> list[str]:
     """The same list with "all" spelt out: the unpruned model, every cutoff, every method there is, and `VARIANTS`."""
+    if ALL not in methods:
+        return list(dict.fromkeys(methods))
     everything = [NONE, CUTOFF, *(name for name in available() if name != CUTOFF), *VARIANTS]
     return list(dict.fromkeys(each for text in methods for each in (everything if text == ALL else [text])))
 
@@ -84,7 +86,7 @@ def plan(methods: Sequence[str], keeps: Sequence[float], *, layers: int, seeds: 
 
     "cutoff" stands for one case a layer; a method with a `seed` runs with `seeds` of them, unless its text sets one.
     """
-    cases, kinds = [Case(NONE, NONE, None, None)], available()
+    cases = [Case(NONE, NONE, None, None)]
     for text in expand(methods):
         if text == NONE:
             continue
@@ -93,7 +95,8 @@ def plan(methods: Sequence[str], keeps: Sequence[float], *, layers: int, seeds: 
             cases += [Case(CUTOFF, name, None, parse(name)) for name in names]
             continue
         name, _, rest = text.partition(":")
-        known = {spec.name for spec in fields(kinds[name])} if name in kinds else set()
+        kind = find(name)
+        known = {spec.name for spec in fields(kind)} if kind else set()
         set_here = {part.split("=")[0].strip() for part in rest.split(",")}
         names = [text]
         if "seed" in known - set_here:

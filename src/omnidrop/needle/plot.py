@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..methods import available
+from ..methods import find
 from .task import TYPES
 
 # label -> name, colour, line. Okabe-Ito colours; what prunes inside the decoder is drawn through, what does so at its
@@ -43,7 +43,7 @@ TYPE_COLORS = dict(zip(TYPES, COLORS, strict=True))
 
 
 def _line(label: str) -> str:
-    kind = available().get(label.partition(":")[0])
+    kind = find(label.partition(":")[0])
     return "--" if kind is not None and kind.stage == "input" else "-"
 
 
