@@ -27,6 +27,7 @@ NAMES = {
     "omnidrop:lambda_div=0": "OmniDrop, no diversity",
     "omnidrop:evict=true": "OmniDrop, evict",
     "seats": "SEATS",
+    "seats:evict=false": "SEATS, layers remember",
     "apack": "A-PACK",
     "omnipack": "OmniPack",
     "omnizip": "OmniZip",

@@ -29,16 +29,16 @@ def test_split_is_exact_and_near(case):
 def test_whole_is_exact_and_leaves_whole_numbers(case):
     sizes, total = case
     shares = torch.tensor(sizes, dtype=torch.float64) * total / max(sum(sizes), 1)
-    parts = quota.whole(shares)
+    parts = quota.rounded(shares)
     assert int(parts.sum()) == total and (parts <= torch.tensor(sizes)).all() and (parts >= 0).all()
     assert ((parts - shares).abs() < 1).all()
 
 
 def test_whole_by_hand():
     # running sums 0.6, 1.2, 1.8, 4.8, 5: floors 0, 1, 1, 4, 5; the 3 in it stays 3
-    assert quota.whole(torch.tensor([0.6, 0.6, 0.6, 3.0, 0.2])).tolist() == [0, 1, 0, 3, 1]
+    assert quota.rounded(torch.tensor([0.6, 0.6, 0.6, 3.0, 0.2])).tolist() == [0, 1, 0, 3, 1]
     # ten times a tenth, in binary: 0.1 + ... is 0.9999999999999999
-    assert quota.whole(torch.full((10,), 0.1, dtype=torch.float64)).tolist() == [0] * 9 + [1]
+    assert quota.rounded(torch.full((10,), 0.1, dtype=torch.float64)).tolist() == [0] * 9 + [1]
 
 
 def test_level_by_hand():

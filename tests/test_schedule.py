@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnidrop import OmniDrop, SettingError, schedule
-from omnidrop.budget import Budget
+from omnidrop.budget import Budget, counts_of
 from omnidrop.methods.reach import SHAPE as QWEN_7B
 
 # PAPER sec. 4, exact R with the denominator L - 2 from r_0 = .45
@@ -24,8 +24,8 @@ def test_paper_settings_give_the_published_ratio(size, percent, layers, expected
         layers, p_init=method.p_init, p_final=method.p_final, t_mid=method.t_mid, beta=method.beta
     )
     assert round(100 * schedule.ideal_retained(shares, 0.45), 1) == expected
-    drops = method.plan(Budget(layers=layers, total=10_000, entering=4_500, text=50, shape=QWEN_7B))
-    assert abs(100 * schedule.retained(drops, entering=4_500, total=10_000) - expected) < 0.15
+    budget = Budget(layers=layers, total=10_000, entering=4_500, text=50, shape=QWEN_7B)
+    assert abs(100 * budget.share("layers", counts_of(method.plan(budget), 4_500)) - expected) < 0.15
 
 
 def test_sigmoid_by_hand():
@@ -43,10 +43,9 @@ def test_exponential_by_hand():
     assert schedule.exponential(4, p_init=0.1, p_final=0.4) == pytest.approx([0.1, 0.2, 0.4, 0.0])
 
 
-def test_drops_and_retained_by_hand():
+def test_drops_by_hand():
     assert schedule.drops([0.29, 0.5, 0.0], 100) == [29, 35, 0]  # 0.29 * 100 is 28.999... in binary: 29 all the same
-    assert schedule.retained([29, 35, 0], entering=100, total=200) == pytest.approx((100 + 71 + 36) / 600)
-    assert schedule.retained([0, 0], entering=0, total=0) == 1.0
+    assert schedule.counts([0.29, 0.5, 0.0], 100) == [100, 71, 36]
 
 
 def test_the_family_runs_from_nothing_to_everything():

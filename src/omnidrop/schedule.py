@@ -61,17 +61,6 @@ def drops(shares: Sequence[float], entering: int) -> list[int]:
     return counts
 
 
-def retained(drop_counts: Sequence[int], *, entering: int, total: int) -> float:
-    """R, the mean over layers of n_l / total (eq. 6): `entering` of `total` media tokens reach layer 0."""
-    if total == 0:
-        return 1.0
-    left, area = entering, 0
-    for k in drop_counts:
-        area += left
-        left -= k
-    return area / (len(drop_counts) * total)
-
-
 def counts(shares: Sequence[float], entering: int) -> list[int]:
     """n_l: how many of `entering` tokens enter each layer, when layer l drops floor(p_l * n_l) (eq. 4)."""
     return counts_of(drops(shares, entering), entering)

@@ -117,7 +117,7 @@ class APack(Budgeted):
             return None
         kept = [quota.where(view.modality == Modality.AUDIO, audio)]
         for (item, tokens, count), stay in zip(clips, quota.split(n - audio, sizes), strict=True):
-            places = quota.where((view.modality == Modality.VIDEO) & (view.item == item), tokens)
+            places = view.places(Modality.VIDEO, item, tokens)
             grid = view.features[places].view(count, tokens // count, -1)
             kept.append(places[self._watch(grid, view.question, stay)])
         return torch.cat(kept).sort().values
@@ -138,7 +138,7 @@ class APack(Budgeted):
             return (level * weight).minimum(room)
 
         enough = 1.0 + count * tokens / LEAST_RELEVANCE  # fills every segment
-        share = quota.whole(quota.level(n, shares_at, 0.0, enough, like=weight))
+        share = quota.rounded(quota.level(n, shares_at, 0.0, enough, like=weight))
         even = -(-share // length.clamp(min=1))  # the anchor's, rounded up
         first = torch.arange(count, device=grid.device) - frames.place_in_stretch(starts)
         novelty = -cosine_similarity(grid.float(), grid[first].float(), dim=-1)

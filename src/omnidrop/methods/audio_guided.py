@@ -100,7 +100,7 @@ class AudioGuided(InputMethod):
         video = view.features[quota.where(view.modality == Modality.VIDEO, len(view.modality) - sum(sizes))]
         kept, features = [view.modality[:0]], [view.features[:0]]
         for (item, tokens), stay, merged in zip(recordings, counts, heads, strict=True):
-            places = places_of(view, Modality.AUDIO, item, tokens)
+            places = view.places(Modality.AUDIO, item, tokens)
             mine = view.features[places]
             assert view.saliency is not None
             dominant = stay - min(merged, stay)
@@ -124,7 +124,7 @@ class AudioGuided(InputMethod):
         sizes = torch.tensor([clip.tokens for clip in clips for _ in range(clip.frames)], device=even.device)
         places = torch.cat([clip.places for clip in clips])
         frame = torch.repeat_interleave(sizes, output_size=len(places))
-        return places[quota.best_of_each(torch.cat(scores), frame, quota.whole(shares), count)]
+        return places[quota.best_of_each(torch.cat(scores), frame, quota.rounded(shares), count)]
 
     def _ratios(self, view: InputView) -> Ratios:
         audio = sum(tokens for modality, _, tokens, _ in view.runs if modality == Modality.AUDIO)
@@ -138,17 +138,12 @@ class AudioGuided(InputMethod):
         )
 
 
-def places_of(view: InputView, modality: int, item: int, tokens: int) -> Tensor:
-    """Where the tokens of one clip are among the N: (tokens,) ascending."""
-    return quota.where((view.modality == modality) & (view.item == item), tokens)
-
-
 def clips_of(view: InputView) -> list[Clip]:
     """The videos of the sample, in order."""
     clips = []
     for modality, item, tokens, grids in view.runs:
         if modality == Modality.VIDEO and tokens:
-            places = places_of(view, modality, item, tokens)
+            places = view.places(modality, item, tokens)
             clips.append(
                 Clip(places=places, frames=grids, tokens=tokens // grids, chunk=view.chunk[places[:: tokens // grids]])
             )

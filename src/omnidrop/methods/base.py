@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..budget import Budget, check_budget
 from ..errors import SettingError
+from ..select import quota
 from ..tokens import QUERIES, Modality
 
 
@@ -37,9 +38,11 @@ class InputView:
     runs: Sequence[tuple[int, int, int, int]]  # (modality, item, tokens, frames) of every clip, known on the host
     budget: Budget  # the sample's counts; `entering` is still `total`
     max_chunk: int  # highest chunk index of the whole prompt
-    saliency: Tensor | None = (
-        None  # (N,) float32: attention received in its encoder's last layer, 0 where not asked for
-    )
+    saliency: Tensor | None = None  # (N,) float32, attention got in the encoder's last layer; 0 where not asked for
+
+    def places(self, modality: int, item: int, tokens: int) -> Tensor:
+        """Where the tokens of one clip (a run) are among the N: (tokens,) ascending; their number is known, no sync."""
+        return quota.where((self.modality == modality) & (self.item == item), tokens)
 
 
 @dataclass(frozen=True, kw_only=True)

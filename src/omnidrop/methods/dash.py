@@ -31,7 +31,7 @@ from torch.nn.functional import normalize
 from ..errors import SettingError
 from ..select import merge, quota, segments
 from ..tokens import Modality
-from .audio_guided import AudioGuided, Clip, places_of
+from .audio_guided import AudioGuided, Clip
 from .base import InputView, check_range
 
 WEIGHTS = (0.4, 0.3, 0.3)  # of boundary, uniqueness and attention in the audio score
@@ -72,7 +72,7 @@ class DASH(AudioGuided):
         places, probability, breaks = [view.modality[:0]], [view.modality[:0].float()], [view.modality[:0].bool()]
         for modality, item, tokens, _ in view.runs:
             if modality == Modality.AUDIO:
-                places.append(places_of(view, modality, item, tokens))
+                places.append(view.places(modality, item, tokens))
                 probability.append(segments.boundary_probability(view.features[places[-1]]))
                 below = probability[-1] > (1.0 - self.threshold) / 2.0
                 breaks.append(segments.first_apart(below, self.min_segment))

@@ -52,7 +52,7 @@ class DyCoke(InputMethod):
         leave = iter(quota.split(heard + video - n, _later_frames(view)))
         kept = []
         for modality, item, tokens, frames in view.runs:
-            places = quota.where((view.modality == modality) & (view.item == item), tokens)
+            places = view.places(modality, item, tokens)
             if modality == Modality.AUDIO and heard < audio:
                 assert view.saliency is not None
                 places = places[select.keep_highest(view.saliency[places], tokens - next(stay))]

@@ -120,9 +120,7 @@ class OmniDrop(Method):
             return None
         kept = []
         for modality, item, tokens, frames in view.runs:
-            # where this clip's tokens are among the N; their number is known, so no nonzero
-            mine = (view.modality == modality) & (view.item == item)
-            places = torch.argsort(mine.to(torch.int8), descending=True, stable=True)[:tokens]
+            places = view.places(modality, item, tokens)
             if modality == Modality.AUDIO and audio_keep < 1.0:
                 assert view.saliency is not None
                 places = places[select.keep_highest(view.saliency[places], tokens - _audio_count(tokens, audio_keep))]

@@ -138,7 +138,7 @@ class OmniPack(Budgeted):
         kept, features = [view.modality[:0]], [view.features[:0]]
         for modality, item, tokens, frames in view.runs:
             kind = Modality(modality)
-            places = quota.where((view.modality == kind) & (view.item == item), tokens)
+            places = view.places(kind, item, tokens)
             mine, attention = view.features[places], view.saliency[places]
             if kind is Modality.VIDEO:
                 bias, unit = video_event(mine.view(frames, tokens // frames, -1)).flatten(), tokens // frames

@@ -187,7 +187,7 @@ def windowed_quotas(mean: Tensor, size: Tensor, total: int, temperature: float) 
         return (level + either).exp().clamp(min=floor.double()).minimum(tokens.double())
 
     highest = math.log(total * windows) + 1.0 / temperature + 1.0  # scores lie in [0, 1]: even the least would be full
-    kept = quota.whole(quota.level(total, shares_at, -100.0, highest, like=mean))
+    kept = quota.rounded(quota.level(total, shares_at, -100.0, highest, like=mean))
 
     demand = weight + size.sum(1, keepdim=True).log()
     seen = kept * torch.sigmoid(demand[1] - demand[0]).nan_to_num(nan=0.0)

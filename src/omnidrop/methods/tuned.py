@@ -108,7 +108,7 @@ class Tuned(Budgeted):
         weight = torch.ones(len(view.modality), dtype=torch.float32, device=view.modality.device)
         for modality, item, tokens, count in view.runs:
             if modality == Modality.VIDEO:
-                places = quota.where((view.modality == modality) & (view.item == item), tokens)
+                places = view.places(modality, item, tokens)
                 weight[places] = frames.novelty(view.features[places].view(count, tokens // count, -1)).flatten()
         window, sizes = diversity.windows(view.modality, view.chunk, view.max_chunk + 1)
         return diversity.within(view.features, window, sizes, quota.split(n, sizes), weight)

@@ -30,6 +30,7 @@ VARIANTS = (
     "omnidrop:lambda_div=0",
     "omnidrop:evict=true",
     "random:where=layers",
+    "seats:evict=false",
     "omnizip:clamp=false",
     "dycoke:audio_keep=0.1",
 )

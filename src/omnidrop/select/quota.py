@@ -28,7 +28,7 @@ def split(total: int, sizes: Sequence[int]) -> list[int]:
     return parts
 
 
-def whole(shares: Tensor) -> Tensor:
+def rounded(shares: Tensor) -> Tensor:
     """Shares (G,) >= 0 whose sum is a whole number -> whole numbers (G,) long of the same sum, each rounded up or down.
 
     A share that is whole stays as it is.
