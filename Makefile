@@ -30,8 +30,8 @@ test: lint
 	$(BIN)/python -m pytest
 
 lint: .venv/.ready-dev
-	$(BIN)/ruff check src tests training
-	$(BIN)/ruff format --check src tests training
+	$(BIN)/ruff check src tests training benchmarks
+	$(BIN)/ruff format --check src tests training benchmarks
 	$(BIN)/mypy
 
 test-low: .venv-low/.ready-dev

@@ -4,7 +4,7 @@
 
 Per decoder layer, for questions of each kind: the share of the media's attention that lies on the evidence chunks, how
 often the highest S is in one of them, and the share on video tokens. Chance for one chunk of eight is .125. It explains
-which layers' scores can guide pruning; docs/needle_first_model.md uses it. Development split: not for reporting methods.
+which layers' scores can guide pruning; docs/needle_first_model.md uses it. Development split: not for reporting.
 """
 
 from __future__ import annotations
