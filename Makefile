@@ -4,6 +4,9 @@
 #   make demo         the shipped clip and tiny model, with and without pruning
 #   make test         lint, format, types, tests
 #   make test-low     the tests with the oldest transformers of the range, in an environment of its own
+#   make test-browser report and app in a real browser: Chromium, the system's own (CHROMIUM=/path names another)
+#   make test-eval    the plugin for lmms-eval, in an environment of its own
+#   make docs         the documentation, in site/; a warning is an error
 #   make clean        remove the environments and caches
 #
 # Which PyTorch: TORCH names it for pip, TORCH_INDEX (empty: pip's own choice) the index it comes from. Examples:
@@ -14,14 +17,16 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0 torchvision==0.28.0
 TORCH_INDEX ?=
 LOWEST ?= transformers==5.16.0
+HARNESS ?= lmms-eval==0.7.3
 
 PIP_FLAGS := --disable-pip-version-check --quiet
 BIN := .venv/bin
 LOW := .venv-low/bin
+EVAL := .venv-eval/bin
 INDEX = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 VISION = $(filter torchvision%,$(TORCH))
 
-.PHONY: demo test test-low lint clean
+.PHONY: demo test test-low test-browser test-eval docs lint clean
 
 demo: .venv/.ready
 	$(BIN)/omnidrop demo
@@ -30,12 +35,21 @@ test: lint
 	$(BIN)/python -m pytest
 
 lint: .venv/.ready-dev
-	$(BIN)/ruff check src tests training benchmarks
-	$(BIN)/ruff format --check src tests training benchmarks
+	$(BIN)/ruff check src tests training benchmarks examples docs
+	$(BIN)/ruff format --check src tests training benchmarks examples docs
 	$(BIN)/mypy
 
 test-low: .venv-low/.ready-dev
 	$(LOW)/python -m pytest
+
+test-browser: .venv/.ready-browser
+	$(BIN)/python -m pytest -rs tests/browser
+
+test-eval: .venv-eval/.ready
+	$(EVAL)/python -m pytest -W default tests/eval_env
+
+docs: .venv/.ready-site
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 # $(call install,ENVIRONMENT,EXTRAS,FURTHER REQUIREMENTS)
 # torchvision comes without its dependencies: it would pull a second PyTorch where TORCH_INDEX has another build.
@@ -54,6 +68,21 @@ endef
 	$(BIN)/python -m pip install $(PIP_FLAGS) --editable ".[media,dev]"
 	@touch $@
 
+.venv/.ready-browser: .venv/.ready-dev
+	$(BIN)/python -m pip install $(PIP_FLAGS) --editable ".[app,browser,dev]"
+	@touch $@
+
+.venv/.ready-site: .venv/.ready-dev
+	$(BIN)/python -m pip install $(PIP_FLAGS) --editable ".[media,dev,site]"
+	@touch $@
+
+# lmms-eval declares 52 requirements and wants av<16; its evaluator imports three of them beyond ours, so it comes without them.
+.venv-eval/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-eval
+	$(call install,.venv-eval,media$(comma)dev,loguru sacrebleu evaluate "av<16")
+	$(EVAL)/python -m pip install $(PIP_FLAGS) --no-deps $(HARNESS)
+	@touch $@
+
 .venv-low/.ready-dev: pyproject.toml
 	$(PYTHON) -m venv .venv-low
 	$(call install,.venv-low,media$(comma)dev,$(LOWEST))
@@ -62,4 +91,4 @@ endef
 comma := ,
 
 clean:
-	rm -rf .venv .venv-low .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-low .venv-eval site .pytest_cache .ruff_cache .mypy_cache .hypothesis

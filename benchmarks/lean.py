@@ -38,7 +38,8 @@ from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5O
 import omnidrop  # noqa: E402
 
 OFF = dict(
-    last_logits=False, last_layer=False, mlp_rows=0, encoder_windows=False, encoder_patches=False, encoder_rows=0
+    last_logits=False, last_layer=False, mlp_rows=0, encoder_windows=False, encoder_patches=False, encoder_rows=0,
+    positions=False,
 )  # fmt: skip
 ENCODERS = {
     "encoder_windows": OFF | {"encoder_windows": True},

@@ -14,6 +14,7 @@ ORDER = [
     "errors",
     "_torchvision",
     "clock",
+    "memory",
     "budget",
     "tokens",
     "schedule",
@@ -32,8 +33,15 @@ ORDER = [
     "savings",
     "media",
     "prompt",
+    "measure",
+    "streaming",
     "needle",
+    "bench",
+    "reports",
+    "evals",
+    "app",
     "cli",
+    "plugins",
 ]
 PURE = ORDER[: ORDER.index("cache")]  # an inference engine's plugin uses these without transformers
 

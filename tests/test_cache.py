@@ -6,6 +6,7 @@ import pytest
 import torch
 from cases import model_of
 from transformers.cache_utils import DynamicCache, DynamicLayer, StaticCache
+from transformers.masking_utils import create_causal_mask
 
 from omnidrop import InputError, ModelError, cache, rows
 
@@ -103,3 +104,19 @@ def test_row_select_keeps_text_and_order():
     assert row.select(torch.tensor([0, 2])).tolist() == [0, 1, 3, 4, 5]
     assert row.positions.tolist() == [10, 11, 13, 14, 15]
     assert (row.media.tolist(), row.text.tolist(), row.asks.tolist()) == ([1, 3], [0, 2, 4], [4])
+
+
+@pytest.mark.parametrize(("past", "new"), [(0, 5), (3, 4), (6, 1)])
+def test_the_mask_of_padded_rows_is_that_of_transformers(past, new):
+    config = model_of("qwen2_5").config.text_config
+    valid = torch.tensor([[False] * pad + [True] * (past + new - pad) for pad in (0, 2, 3)])
+    hidden = torch.zeros(3, new, 4)
+    theirs = create_causal_mask(
+        config=config,
+        inputs_embeds=hidden,
+        attention_mask=valid,
+        past_key_values=cache._Past(past),
+        layer_idx=0,
+    )
+    ours = cache.causal_mask(config, hidden, valid, past)
+    assert ours.dtype == theirs.dtype and torch.equal(ours.expand_as(theirs), theirs)

@@ -92,8 +92,9 @@ def test_groups_of_windows_change_nothing(monkeypatch):
     features = torch.randn(sum(sizes), 6, generator=generator)
     window = torch.repeat_interleave(torch.arange(6), torch.tensor(sizes))
     whole = diversity.within(features, window, sizes, counts)
+    assert diversity._groups(sizes, counts) == [[2], [1], [0, 3]]  # none with twice the points of another in its group
     monkeypatch.setattr(diversity, "PAIRS", 100)
-    assert len(diversity._groups(sizes, counts)) == 3  # sizes 1, 4, 9 in pairs that hold, then 12
+    assert diversity._groups(sizes, counts) == [[2], [1], [0], [3]]  # 2 * 12 ** 2 distances are too many
     assert torch.equal(diversity.within(features, window, sizes, counts), whole)
 
 

@@ -18,6 +18,8 @@ import pytest
 import tiny
 import torch
 from cases import BATCH, MEDIA, cache_layers, greedy, model_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prompts import Audio, Video, batch, prompt
 from snapshot import same_bits, state
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -30,11 +32,13 @@ from omnidrop.savings import encoder_rows, lean
 from omnidrop.savings.encoder_rows import audio_passes, vision_passes
 from omnidrop.savings.encoder_windows import attend, group
 from omnidrop.savings.mlp_rows import chosen
+from omnidrop.savings.positions import chunks
 from omnidrop.savings.undo import lent
 
 FAMILIES = ["qwen2_5", "qwen3"]
 OFF = dict(
-    last_logits=False, last_layer=False, mlp_rows=0, encoder_windows=False, encoder_patches=False, encoder_rows=0
+    last_logits=False, last_layer=False, mlp_rows=0, encoder_windows=False, encoder_patches=False, encoder_rows=0,
+    positions=False,
 )  # fmt: skip
 SWITCHES: dict[str, dict[str, Any]] = {
     "last_logits": OFF | {"last_logits": True},
@@ -43,6 +47,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "encoder_windows": OFF | {"encoder_windows": True},
     "encoder_patches": OFF | {"encoder_patches": True},
     "encoder_rows": OFF | {"encoder_rows": 50},
+    "positions": OFF | {"positions": True},
     "all": {},
     "all, small": {"mlp_rows": 37, "encoder_rows": 50},
 }
@@ -617,7 +622,7 @@ def test_it_can_be_entered_again_and_shows_its_settings() -> None:
                 assert model(**inputs).logits.shape[1] == 1
     assert repr(saving) == (
         "Lean(last_logits=True, last_layer=True, mlp_rows=64, encoder_windows=True, "
-        "encoder_patches=True, encoder_rows=None)"
+        "encoder_patches=True, encoder_rows=None, positions=True)"
     )
 
 
@@ -723,3 +728,30 @@ def test_assisted_decoding_stays_refused_after_pruning() -> None:
                 refused()
             refused()
     greedy(model, row.inputs, 2, prompt_lookup_num_tokens=3)
+
+
+# ---- positions
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 12), max_size=40), st.integers(1, 20), st.integers(0, 9))
+def test_chunks_are_those_of_transformers(steps: list[int], per_chunk: int, first: int) -> None:
+    times = torch.tensor([first, *steps]).cumsum(0)  # gaps of several chunks too
+    theirs = type(model_of("qwen2_5")).get_chunked_index(None, times, per_chunk, torch.tensor(first))
+    assert chunks(times, per_chunk, torch.tensor(first)) == theirs == chunks(times, per_chunk, first)
+
+
+def test_no_loop_over_tensors_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = model_of("qwen2_5"), prompt("qwen2_5", MEDIA["video"], seed=1).inputs
+    asked: list[int] = []
+    home = next(each for each in type(model).__mro__ if "get_chunked_index" in vars(each))
+    whole = home.get_chunked_index
+    monkeypatch.setattr(home, "get_chunked_index", lambda *args: asked.append(1) or whole(*args))
+    for run in (lambda: model(**inputs), lambda: greedy(model, inputs, 1)):
+        with torch.no_grad():
+            run()
+            assert asked  # the stock model numbers by it
+            asked.clear()
+            with lean(model, **SWITCHES["positions"]):
+                run()
+            assert not asked

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 def training():
     sys.path.insert(0, str(ROOT))
     try:
-        from training import build, chunks, compose, encoders, evaluate, extend, llm  # noqa: F401
+        from training import attention, build, chunks, compose, encoders, evaluate, extend, llm  # noqa: F401
     finally:
         sys.path.remove(str(ROOT))
     import training as package
@@ -133,9 +133,11 @@ def test_an_answer_is_right_with_all_its_words(training, composer):
 def test_masks_hide_what_they_say(training, composer):
     batch = composer.batch([7], 4, 16, seed=2, strict=1.0)
     media = slice(batch.media_start, batch.media_start + 4 * 28)
-    behind = media.stop
-    assert not batch.early[0, 0, behind:, media].any() and batch.early[0, 0, : media.stop].tril().any()
-    last = batch.at[0].amax(1)
+    length = batch.embeds_ids.shape[1]
+    assert batch.plain.shape == (1, 1, length - media.stop, length)  # rows for what is behind the media
+    assert batch.plain[0, 0, :, media].all() and not batch.early[0, 0, :, media].any()
+    last = batch.at[0].amax(1) - media.stop
+    assert not batch.plain[0, 0, last].triu(media.stop + 1 + int(last.max())).any()
     sees = batch.barred[0, 0, last][:, media].reshape(16, 4, 28)
     for kind, row in zip(batch.kind[0], sees, strict=True):
         video, audio = bool(row[:, :18].all()), bool(row[:, 18:].all())
@@ -146,7 +148,61 @@ def test_masks_hide_what_they_say(training, composer):
         elif kind in ("audio", "transcribe"):
             assert audio and not row[:, :18].any()
     assert {"caption", "transcribe"} & set(batch.kind[0])
-    assert batch.plain[0, 0, last][:, media].all()
+    assert not batch.barred[0, 0, :2, media].any()  # the end tokens, at strict 1
+
+
+def test_two_calls_of_attention_are_one_with_the_whole_mask(training):
+    """Values and gradients, against the definition written out; and the model attends as before afterwards."""
+    torch.manual_seed(0)
+    heads, groups, length, behind, size = 4, 2, 23, 9, 8
+    shapes = (heads, length), (heads // groups, length), (heads // groups, length)
+    inputs = [torch.randn(2, *shape, size, dtype=torch.double, requires_grad=True) for shape in shapes]
+    sees = torch.rand(2, 1, behind, length) < 0.5
+    sees[..., 0] = True
+    module = torch.nn.Module()
+    module.num_key_value_groups = groups
+    got, _ = training.attention.attend(module, *inputs, sees, scaling=0.3)
+    whole = torch.ones(length, length, dtype=torch.bool).tril().expand(2, 1, -1, -1).clone()
+    whole[:, :, -behind:] = sees
+    query, key, value = inputs
+    scores = torch.einsum("bgrid,bgjd->bgrij", query.unflatten(1, (-1, groups)), key) * 0.3
+    chance = scores.masked_fill(~whole[:, :, None], -torch.inf).softmax(-1)
+    want = torch.einsum("bgrij,bgjd->bigrd", chance, value).flatten(2, 3)
+    torch.testing.assert_close(got, want)
+    weight = torch.randn_like(want)
+    for one, other in zip(*(torch.autograd.grad((x * weight).sum(), inputs) for x in (got, want)), strict=True):
+        torch.testing.assert_close(one, other)
+
+    decoder = adapt(training.build.model(0)).decoder
+    was = decoder.config._attn_implementation
+    with pytest.raises(ZeroDivisionError), training.attention.installed(decoder):
+        assert decoder.layers[0].self_attn.config._attn_implementation != was
+        raise ZeroDivisionError
+    assert decoder.config._attn_implementation == was
+
+
+def test_lengths_are_drawn_and_a_step_reads_about_as_much(training, composer, tmp_path, monkeypatch):
+    """After the curriculum: only the lengths given, all of them, 64 chunks a step or one clip."""
+    llm = training.llm
+    drawn = []
+
+    class EnoughError(Exception):
+        pass
+
+    def batch(indices, n_chunks, n_questions, seed, **how):
+        drawn.append((n_chunks, len(indices), n_questions))
+        if len(drawn) == 40:
+            raise EnoughError
+        return composer.batch([0], 2, 1, seed)
+
+    composer_like = type("Composer", (), {"batch": staticmethod(batch)})
+    monkeypatch.setattr(llm, "CURRICULUM", ())
+    monkeypatch.setattr(
+        llm, "losses", lambda model, heads, b, masks: ({"answer": heads.index.weight.sum()}, b.word[..., 0] == 0)
+    )
+    with pytest.raises(EnoughError):
+        llm.train(training.build.model(0), composer_like, tmp_path, 0, 100, 100, lengths=(4, 16, 64, 128))
+    assert set(drawn) == {(4, 11, 16), (16, 4, 16), (64, 1, 64), (128, 1, 128)}
 
 
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(training, composer, tmp_path, monkeypatch):
@@ -216,21 +272,83 @@ def test_the_learning_rate_of_an_extension(training):
         assert rate(begin + 999, begin) == pytest.approx(0.0, abs=1e-4)
 
 
-def test_the_evaluation_reads_answers_of_any_length(training, tmp_path):
-    """Against the truth of a clip that the shipped model knows; blind, it neither knows it nor is it made up."""
+@pytest.fixture(scope="module")
+def reading(training, tmp_path_factory):
+    """The shipped model has read a clip; with it the clip, the processor's inputs for any question, what was read."""
     import omnidrop
-    from omnidrop.needle import clip, files, questions
+    from omnidrop.needle import clip, files, prompts
 
     model, front = training.evaluate.load(Path(omnidrop.__file__).parent / "assets" / "tiny")
     made = clip("dev", 2)
-    pictures, sound = files.read(files.write(made, tmp_path / "clip.mp4"))
+    decoded = files.read(files.write(made, tmp_path_factory.mktemp("clip") / "clip.mp4"))
+
+    def inputs(text):
+        prompt = front.apply_chat_template(prompts.conversation("-", text), add_generation_prompt=True, tokenize=False)
+        return training.build.process(front, [prompt], *([part] for part in decoded))
+
+    return training.evaluate.Reading(model, front, *decoded), made, inputs, (front, *decoded)
+
+
+def test_the_evaluation_reads_answers_of_any_length(reading):
+    """Against the truth of a clip that the shipped model knows; blind, it neither knows it nor is it made up."""
+    from omnidrop.needle import questions
+
+    read, made, *_ = reading
     asked = [q for q in questions(made) if q.type in ("video", "audio", "transcribe", "caption")]
     assert len({len(q.words) for q in asked}) == 3  # of one word, and of two other lengths
-    said = training.evaluate.answers(model, front, pictures, sound, asked)
-    assert said == [q.answer for q in asked]
-    blind = training.evaluate.answers(model, front, pictures, sound, asked, blind_after=0)
+    assert read.answers(asked) == [q.answer for q in asked]
+    blind = read.answers(asked, blind_after=0)
     assert not any(one == q.answer for one, q in zip(blind, asked, strict=True))
     # cut short: what was said so far, and a mark that it went on
-    texts = [q.text for q in asked if q.type == "caption"]
-    (short,) = training.evaluate.ask(model, front, pictures, sound, texts, words=2)
-    assert short == " ".join([*asked[-1].words[:2], "..."])
+    (caption,) = [q for q in asked if q.type == "caption"]
+    assert read.ask(caption.text, words=2) == " ".join([*caption.words[:2], "..."])
+
+
+def test_a_clip_read_once_answers_as_one_read_for_each_question(training, reading):
+    """Against the class's own `generate` from the processor's inputs, by the scores of each word. An untrained model:
+    a trained one says the right words also with positions that are a little wrong."""
+    _, _, inputs, source = reading
+    model = training.build.model(1).eval()
+    read = training.evaluate.Reading(model, *source)
+    scores = []
+    model.lm_head.register_forward_hook(lambda module, args, out: scores.append(out.flatten(0, -2)[-1]))
+    for text in ("what color during the tenor one ?", "list the shape ?"):
+        ids = inputs(text)
+        scores.clear()
+        said = model.generate(**ids, use_audio_in_video=True, max_new_tokens=7, do_sample=False)
+        want = torch.stack(scores)
+        scores.clear()
+        words = read.words.convert_ids_to_tokens(said[0, ids["input_ids"].shape[1] :].tolist())
+        assert read.ask(text, words=7) == " ".join([*words, "..."])
+        torch.testing.assert_close(torch.stack(scores), want, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hide", [("video", "audio"), ("audio",), ("video",)])
+@pytest.mark.parametrize("after", [-1, 4, 7])
+def test_blind_layers_are_those_said_and_hide_what_is_said(reading, hide, after):
+    """Against the class's own forward of the whole row, in which a hook gives each layer its mask."""
+    read, _, inputs, _ = reading
+    for text in ("what color during the tenor one ?", "list the shape ?", "how many sounds ?", "when is the red one ?"):
+        x = inputs(text)
+        ids = x["input_ids"][0]
+        token = {"video": read.words.video_token_id, "audio": read.words.audio_token_id}
+        gone = torch.isin(ids, torch.tensor([token[name] for name in hide]))
+        last = int(torch.isin(ids, torch.tensor(list(token.values()))).nonzero().max())
+        sees = torch.ones(len(ids), len(ids)).tril().bool()
+        blind = sees.clone()
+        blind[last + 1 :, gone] = False
+
+        def give(mask):
+            return lambda module, args, kwargs: (args, {**kwargs, "attention_mask": mask[None, None]})
+
+        hooks = [
+            layer.register_forward_pre_hook(give(sees if i <= after else blind), with_kwargs=True)
+            for i, layer in enumerate(read.decoder.layers)
+        ]
+        try:
+            logits = read.model(**x, use_audio_in_video=True).logits[0, -1]
+        finally:
+            for hook in hooks:
+                hook.remove()
+        assert read.ask(text, blind_after=after, hide=hide) == read.words.convert_ids_to_tokens(int(logits.argmax()))

@@ -89,7 +89,7 @@ def test_history_and_file(tmp_path):
         first = trace.to_json()
         model(**batch([two, one]))
     assert [earlier.to_json() for earlier in trace.history] == [{**first, "history": []}]
-    assert set(trace.seconds) == {"vision_encoder", "audio_encoder", "input_stage", "decoder", "head"}
+    assert set(trace.seconds) == {"vision_encoder", "audio_encoder", "input_stage", "decoder", "selection", "head"}
     assert min(trace.seconds.values()) >= 0 and trace.method["name"] == "OmniDrop"
     trace.save(file)
     again = Trace.load(file)
@@ -98,6 +98,32 @@ def test_history_and_file(tmp_path):
         torch.equal(a, b) for x, y in zip(again.kept, trace.kept, strict=True) for a, b in zip(x, y, strict=True)
     )
     assert (again.keep, again.flops, again.kv_bytes) == (trace.keep, trace.flops, trace.kv_bytes)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5", "qwen3"])
+def test_recorded_scores_are_the_models_own_attention(family, tmp_path):
+    model = model_of(family, attention="eager")
+    rows = [prompt(family, MEDIA["three videos"], seed=2), prompt(family, MEDIA["video"], seed=4)]
+    with torch.no_grad(), omnidrop.prune(model, omnidrop.OmniDrop(keep=0.5), scores=True) as trace:
+        weights = model(**batch(rows), output_attentions=True).attentions
+    layout = trace.layout
+    assert trace.scores is not None and len(trace.scores) == len(weights) == len(trace.kept)
+    for layer, attention in enumerate(weights):
+        for b, kept in enumerate(trace.kept[layer]):
+            own = attention[b, :, -len(kept) :, -len(kept) :].mean(0)  # packed to the right
+            asks, media = layout.query[b, kept], torch.isin(layout.modality[b, kept], torch.tensor([1, 2]))
+            torch.testing.assert_close(trace.scores[layer][b], own[asks][:, media].mean(0), rtol=1e-4, atol=1e-7)
+    trace.save(tmp_path / "t.json")
+    again = Trace.load(tmp_path / "t.json")
+    torch.testing.assert_close(again.scores[3][1], trace.scores[3][1], rtol=1e-3, atol=0)
+    assert again.to_json() == trace.to_json()
+
+
+def test_scores_are_not_recorded_unasked():
+    model, made = model_of("qwen2_5"), prompt("qwen2_5", MEDIA["video"])
+    with torch.no_grad(), omnidrop.prune(model, omnidrop.OmniDrop(keep=0.5)) as trace:
+        model(**made.inputs)
+    assert trace.scores is None and "scores" not in trace.to_json()
 
 
 @pytest.mark.parametrize("text", ["no json", json.dumps({"format": "omnidrop.trace", "version": 99}), "{}"])

@@ -31,9 +31,9 @@ class Batch:
     media: torch.Tensor  # (B, n * 28, width)
     media_start: int
     positions: torch.Tensor  # (3, B, L)
-    plain: torch.Tensor  # (B, 1, L, L) bool, what the model sees at test time (block mask, causal)
+    plain: torch.Tensor  # (B, 1, T, L) bool, what the T rows behind the media see at test time (block mask, causal)
     barred: torch.Tensor  # the same, and single-modality questions do not see the other modality
-    early: torch.Tensor  # the same, and text after the media sees no media at all
+    early: torch.Tensor  # the same, and they see no media at all
     answer: torch.Tensor  # (B, L) targets of the last layer: from the header's last token to the answer's last word
     hint: torch.Tensor  # (B, L) extra targets of the last layer: at the key and at "?"
     middle: torch.Tensor  # (B, L) extra targets of a middle layer: at the key, and at the words of a long answer
@@ -149,17 +149,18 @@ class Composer:
                 if by == other and rng.random() < strict:
                     see[b, p:stop, 1 if by == "video" else 0] = False
                 p = stop
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
-        shared = block_of[:, None, :] == -1
-        plain = causal & (shared | (block_of[:, None, :] == block_of[:, :, None]))
-        plain = plain | torch.eye(length, dtype=torch.bool)
-        barred, early = plain.clone(), plain.clone()
         media = slice(start, start + n_media)
-        barred[:, :, media] &= see[:, :, modality]
-        early[:, body - 2 :, media] = False
+        rows = torch.arange(media.stop, length)  # those before are causal, under every mask
+        shared = block_of[:, None, :] == -1
+        plain = shared | (block_of[:, None, :] == block_of[:, rows, None])
+        plain = plain & (torch.arange(length) <= rows[:, None])
+        plain[:, torch.arange(len(rows)), rows] = True
+        barred, early = plain.clone(), plain.clone()
+        barred[:, :, media] &= see[:, rows][:, :, modality]
+        early[:, :, media] = False
         for b in range(B):  # the end tokens shall not become the place where everything is summed up
             if rng.random() < strict:
-                barred[b, body - 2 : body, media] = False
+                barred[b, : body - media.stop, media] = False
         video, audio, facts = [], [], defaultdict(list)
         for c in clips:
             last = {name: EMPTY for name in ATTRIBUTES}

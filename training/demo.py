@@ -25,7 +25,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from training.evaluate import answers, load
+    from training.evaluate import Reading, load
 
     model, front = load(args.model)
     best, path = (-1, None), args.assets / "demo.mp4"
@@ -34,17 +34,15 @@ def main() -> None:
         asked = questions(made)
         if {q.type for q in asked} != set(TYPES):
             continue
-        pictures, sound = files.read(files.write(made, path))
-        said = answers(model, front, pictures, sound, asked)
+        said = Reading(model, front, *files.read(files.write(made, path))).answers(asked)
         right = sum(answer == q.answer for answer, q in zip(said, asked, strict=True))
         if right > best[0]:
             best = (right, index)
         if right == len(TYPES):
             break
     made = clip("test", best[1])
-    pictures, sound = files.read(files.write(made, path))
     asked = questions(made)
-    said = answers(model, front, pictures, sound, asked)
+    said = Reading(model, front, *files.read(files.write(made, path))).answers(asked)
     rows = []
     for question, answer in zip(asked, said, strict=True):
         english = {"english": prompts.english(question)}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,14 @@ from torch import nn
 
 from omnidrop.models import adapt
 from omnidrop.needle.task import MAX_CHUNKS
-from training import build
+from training import attention, build
 from training.compose import IGNORE, Batch, Composer
 
 BLIND, BIND, PREVIOUS, MIDDLE = 5, 3, 4, 11  # layers: question blind below; read-outs after these
 CURRICULUM = (3, 4, 6, 8)
 MIXED = (4, 5, 6, 7, 8, 8, 8, 9, 10, 12, 14, 16)
+PER_STEP = 64  # chunks: as many clips as that makes, so a step costs about the same whatever the clips' length
+QUESTIONS = 16  # a clip, and in a longer one as many as it has chunks: what reading it costs is then used as well
 PEAK = 1.2e-3  # learning rate
 
 
@@ -49,10 +52,11 @@ def forward(model, batch: Batch, masks: list[torch.Tensor]) -> tuple[torch.Tenso
     hidden = torch.cat([hidden[:, :start], batch.media, hidden[:, start + n :]], 1)
     rotary = lm.rotary_emb(hidden, batch.positions)
     kept = {}
-    for i, layer in enumerate(lm.layers):
-        hidden = layer(hidden, attention_mask=masks[i], position_embeddings=rotary)
-        if i in (BIND, PREVIOUS, MIDDLE):
-            kept[i] = hidden
+    with attention.installed(lm):
+        for i, layer in enumerate(lm.layers):
+            hidden = layer(hidden, attention_mask=masks[i], position_embeddings=rotary)
+            if i in (BIND, PREVIOUS, MIDDLE):
+                kept[i] = hidden
     return lm.norm(hidden), kept
 
 
@@ -117,7 +121,7 @@ def check(model, composer: Composer, n_chunks: int, n_clips: int, drop_after: in
         if drop_after is not None:
             gone = batch.plain.clone()
             media = slice(batch.media_start, batch.media_start + batch.media.shape[1])
-            gone[:, :, media.stop :, media] = False
+            gone[..., media] = False
             masks = [batch.plain if layer <= drop_after else gone for layer in range(build.LAYERS)]
         final, _ = forward(model, batch, masks)
         accuracies(batch.kind, answered(model, final, batch), counts)
@@ -143,8 +147,9 @@ def rate(step: int, begin: int, steps: int, peak: float) -> float:
 
 
 def train(model, composer: Composer, folder: Path, seed: int, minutes: float, steps: int, peak: float = PEAK,
-          log=print) -> None:  # fmt: skip
-    """Train in place, save every few minutes, go on from the last save. Ends after step `steps`."""
+          lengths: Sequence[int] = MIXED, log=print) -> None:  # fmt: skip
+    """Train in place, save every few minutes, go on from the last save. Ends after step `steps`. `lengths`: what is
+    drawn from after the curriculum, in chunks."""
     torch.manual_seed(seed + 1)
     heads = Heads()
     optimiser = torch.optim.AdamW(groups(model, heads), lr=peak, betas=(0.9, 0.98))
@@ -170,11 +175,11 @@ def train(model, composer: Composer, folder: Path, seed: int, minutes: float, st
         step = state["step"]
         rng = np.random.default_rng([seed, 5, step])  # of the step alone: resuming repeats nothing and skips nothing
         mixed = state["stage"] >= len(CURRICULUM)
-        n_chunks = int(rng.choice(MIXED)) if mixed else CURRICULUM[state["stage"]]
-        n_clips = max(3, round(64 / max(n_chunks, 6)))
+        n_chunks = int(rng.choice(lengths)) if mixed else CURRICULUM[state["stage"]]
+        n_clips, n_questions = max(1, round(PER_STEP / max(n_chunks, 6))), max(QUESTIONS, n_chunks)
         system = int(rng.integers(0, 40)) if rng.random() < 0.1 else None
         first = 1_000_000 * (seed + 1) + 32 * step
-        batch = composer.batch(list(range(first, first + n_clips)), n_chunks, 16, seed, system=system)
+        batch = composer.batch(list(range(first, first + n_clips)), n_chunks, n_questions, seed, system=system)
         blind = rng.random() < 0.8
         masks = [batch.barred & batch.early if blind and i < BLIND else batch.barred for i in range(build.LAYERS)]
         for group in optimiser.param_groups:
@@ -204,5 +209,6 @@ def train(model, composer: Composer, folder: Path, seed: int, minutes: float, st
         if time.monotonic() - last_save > 60 * minutes:
             save()
             last_save = time.monotonic()
-            log(f"saved; dev, 8 chunks: {show(check(model, composer, 8, 16))}")
+            for n, n_clips in ((8, 16), (max(lengths), 8)):
+                log(f"saved; dev, {n} chunks: {show(check(model, composer, n, n_clips))}")
     save()

@@ -22,6 +22,9 @@ def main() -> None:
     parser.add_argument("--encoder-steps", type=int, default=400)
     parser.add_argument("--steps", type=int, default=3000, help="the last step, those before an extension included")
     parser.add_argument("--peak", type=float, default=1.2e-3, help="the highest learning rate of the language model")
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", help="chunks of the clips after the curriculum; default 4 to 16"
+    )
     parser.add_argument("--save-minutes", type=float, default=4.0)
     parser.add_argument("--test-clips", type=int, default=100, help="rendered clips for the final check; 0: none")
     args = parser.parse_args()
@@ -58,7 +61,8 @@ def main() -> None:
     saved = torch.load(cached)
     model.load_state_dict(saved["model"])
     composer = compose.Composer(saved["video"], saved["audio"], saved["labels"], model)
-    llm.train(model, composer, args.out, args.seed, args.save_minutes, args.steps, args.peak, log=log)
+    lengths = args.lengths or llm.MIXED
+    llm.train(model, composer, args.out, args.seed, args.save_minutes, args.steps, args.peak, lengths, log=log)
     build.save(model, args.out / "model")
     if not args.test_clips:
         return

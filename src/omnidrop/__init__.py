@@ -16,6 +16,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "prune": "runtime",
     "lean": "savings",
+    "stream": "streaming",
+    "Streamed": "streaming",
+    "report": "reports",
     "OmniDrop": "methods",
     "Method": "methods",
     "Random": "methods",
@@ -61,8 +64,11 @@ if TYPE_CHECKING:  # for editors and type checkers: what `__getattr__` finds
     from .models import layout as layout
     from .prompt import build as build
     from .prompt import load as load
+    from .reports import report as report
     from .runtime import prune as prune
     from .savings import lean as lean
+    from .streaming import Streamed as Streamed
+    from .streaming import stream as stream
     from .tokens import Modality as Modality
     from .tokens import TokenLayout as TokenLayout
     from .trace import Cost as Cost

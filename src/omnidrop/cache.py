@@ -104,6 +104,10 @@ def causal_mask(config: Any, hidden: Tensor, valid: Tensor | None, past: int = 0
 
     `valid` (B, past + Q) bool marks real entries; None when all are (then backends that can go without a mask do).
     """
+    if valid is not None and config._attn_implementation == "sdpa":
+        # the same mask as below, but transformers would first ask the device whether anything is padded, and wait
+        place = torch.arange(valid.shape[1], device=hidden.device)
+        return (place <= place[past:, None]) & valid.to(hidden.device)[:, None, None, :]
     return create_causal_mask(
         config=config,
         inputs_embeds=hidden,

@@ -7,7 +7,7 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
 
@@ -18,7 +18,7 @@ from .cache import check_prunable
 from .errors import InputError
 from .models import Adapter
 from .prefill import Kept
-from .tokens import MediaSizes
+from .tokens import MediaSizes, TokenLayout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,18 @@ class Decision:
     input_ids: Tensor  # (B, L), on the CPU
     sizes: MediaSizes
     kept: Kept
+
+
+@dataclass(kw_only=True)
+class Segment:
+    """A pass of one row that adds to a cache: some of a clip's media, or none, and then text. `streaming` announces it.
+
+    Positions are the caller's, and so is what becomes of the cache's new entries.
+    """
+
+    layout: TokenLayout  # (1, N), the pass's own tokens
+    ranked: bool = False  # whether the asking rows shall score all that each layer's cache holds
+    scores: list[Tensor] = field(default_factory=list)  # per layer (entries,) float32, filled in as the layers run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,7 @@ class Cut:
     rotary: tuple[Tensor, Tensor] | None = None  # cos and sin of the current columns, in the form the layers get
     mask: Any = None
     cache: Any = None
+    adds: bool = False  # the cache is filled already, each layer's to a length of its own
 
     def enter(self, embeds: Tensor, columns: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The decoder's arguments at `columns` (B, K) of the prompt.
@@ -79,11 +80,14 @@ class Cut:
         valid = self._follow(columns)
         cos, sin = kwargs["position_embeddings"]
         self.rotary = _at(cos, self.place), _at(sin, self.place)
-        self.mask = causal_mask(self.config, hidden, valid)
+        self.mask = None if self.adds else causal_mask(self.config, hidden, valid)
         return hidden
 
-    def arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """A layer's keyword arguments for the columns that are left."""
+    def arguments(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The keyword arguments of layer `index` for the columns that are left."""
+        if self.adds:
+            self.mask = causal_mask(self.config, hidden, None, self.cache.layers[index].get_seq_length())
+            kwargs = {**kwargs, "attention_mask": self.mask}
         if self.place is None:
             return kwargs
         # backends with packed-sequence detection look at position_ids: survivors have gaps, but are one sequence

@@ -31,6 +31,7 @@ class Attended:
     keys: Tensor  # (B, K, ...) before rotary
     rotary: tuple[Tensor, Tensor]  # cos, sin (B, K, head width)
     scale: float
+    stored: Tensor | None = None  # (B, G, P + K, head width): on a filled cache, all of the layer's keys, rotated
 
 
 @dataclass(kw_only=True)
@@ -51,14 +52,17 @@ class Prefill:
     shape: DecoderShape
     device: torch.device
     followed: Kept | None = None  # an earlier decision to repeat
+    adds: bool = False  # the cache is filled already: the rows go through the cut also where nothing is dropped
     rows: list[Row] = field(init=False)
     plans: list[list[int]] = field(init=False)  # [row][layer] k_l
     kept: Kept = field(init=False)
+    scores: list[list[Tensor]] = field(default_factory=list)  # [layer][row], as far as `note_scores` was called
 
     def __post_init__(self) -> None:
         layout = self.layout
         prunable = layout.valid & torch.isin(layout.modality, torch.tensor([int(k) for k in self.method.prunable]))
         self.rows = []
+        self._media: list[Tensor] = []  # original positions of each row's prunable tokens, on the host
         for b in range(layout.shape[0]):
             positions = layout.valid[b].nonzero()[:, 0]
             media = prunable[b, positions]
@@ -68,6 +72,7 @@ class Prefill:
                 text=(~media).nonzero()[:, 0],
                 asks=layout.query[b, positions].nonzero()[:, 0],
             )
+            self._media.append(positions[row.media])
             row.to(self.device)
             self.rows.append(row)
         self.totals = [len(row.media) for row in self.rows]
@@ -115,7 +120,7 @@ class Prefill:
             choices.append(chosen)
         entering = [total if kept is None else len(kept) for total, kept in zip(self.totals, choices, strict=True)]
         self.plans = [self._plan(b, n) for b, n in enumerate(entering)]
-        if entering == self.totals and not any(map(any, self.plans)):
+        if not self.adds and entering == self.totals and not any(map(any, self.plans)):
             self.kept = Kept(positions=[[row.positions for row in self.rows]] * self.layers)
             self._changes.clear()
             return None
@@ -143,7 +148,7 @@ class Prefill:
     def _input_view(self, b: int, embeds: Tensor, saliency: Mapping[Modality, Tensor]) -> InputView:
         row = self.rows[b]
         positions = row.positions[row.media]
-        where = positions.cpu()
+        where = self._media[b]
         modality, item, frame = (getattr(self.layout, name)[b][where] for name in ("modality", "item", "frame"))
         clips = torch.stack([modality, item], 1).unique(dim=0).tolist()
         runs = []
@@ -217,19 +222,40 @@ class Prefill:
             self._changes.clear()
         return x
 
+    def attention(self, b: int, offset: int, attended: Attended) -> Tensor:
+        """(H, P + K) float32: what each key of the layer that has just run got from row b's asking rows.
+
+        P entries were in the cache before (none, unless this prefill adds to one), then come the row's own K.
+        """
+        cos, sin = (part[b, offset:] for part in attended.rotary)
+        asks, width = self.rows[b].asks.to(cos.device), cos.shape[-1]
+        skipped = len(cos) - attended.queries[b, offset:].shape[0]  # `lean` runs the newest row of the last layer alone
+        if skipped:
+            asks = asks.new_tensor([len(cos) - 1])
+        asking = split_heads(attended.queries[b, offset:][asks - skipped], width)
+        queries = score.rotate(asking, cos[asks], sin[asks])
+        if attended.stored is None:
+            keys = score.rotate(split_heads(attended.keys[b, offset:], width), cos, sin)
+        else:
+            keys = attended.stored[b]
+        places = asks + (keys.shape[1] - len(cos))
+        return score.head_attention(queries, keys, places, scale=attended.scale).to(self.device)
+
+    def note_scores(self, attended: Attended) -> None:
+        """Record S (eq. 5) of the prunable tokens that entered the layer which has just run, row by row."""
+        width = max(self.widths)
+        self.scores.append([])
+        for b, row in enumerate(self.rows):
+            worth = self.attention(b, width - len(row.positions), attended).mean(0)
+            self.scores[-1].append(worth[-len(row.positions) :][row.media])
+
     def _view(self, layer: int, b: int, offset: int, attended: Attended | None) -> LayerView:
         row = self.rows[b]
-        positions = row.positions[row.media]
 
         def attention() -> Tensor:
             assert attended is not None
-            cos, sin = (part[b, offset:] for part in attended.rotary)
-            asks = row.asks.to(cos.device)
-            width = cos.shape[-1]
-            queries = score.rotate(split_heads(attended.queries[b, offset:][asks], width), cos[asks], sin[asks])
-            keys = score.rotate(split_heads(attended.keys[b, offset:], width), cos, sin)
-            worth = score.head_attention(queries, keys, asks, scale=attended.scale)
-            return worth.to(self.device)[:, row.media]
+            own = self.attention(b, offset, attended)[:, -len(row.positions) :]
+            return own[:, row.media]
 
         def states(columns: Tensor) -> Tensor:
             assert attended is not None
@@ -239,9 +265,9 @@ class Prefill:
         return LayerView(
             layer=layer,
             layers=self.layers,
-            **{name: fact[b][positions] for name, fact in self.facts.items()},
             key=self.keys[b],
             max_chunk=self.max_chunks[b],
+            fact=lambda name: self.facts[name][b][row.positions[row.media]],
             head_attention=attention,
             hidden=lambda: states(row.media),
             question_hidden=lambda: states(row.asks),

@@ -42,9 +42,10 @@ class Row:
 
     def select(self, kept: Tensor) -> Tensor:
         """Keep only media[kept] (ascending) and all text; returns the old columns that survive, ascending."""
-        survivors = torch.cat([self.text, self.media[kept]]).sort().values
+        media = self.media[kept]
+        survivors = torch.cat([self.text, media]).sort().values
         self.positions = self.positions[survivors]
-        self.media = torch.searchsorted(survivors, self.media[kept])
+        self.media = torch.searchsorted(survivors, media)
         self.text = torch.searchsorted(survivors, self.text)
         self.asks = torch.searchsorted(survivors, self.asks)
         return survivors

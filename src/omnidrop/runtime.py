@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from . import cache as caches
-from .call import Call, Decision
+from .call import Call, Decision, Segment
 from .clock import Stopwatch
 from .cut import Cut
 from .encoders import EncoderNotes, Watched
@@ -38,14 +38,15 @@ ASSISTED = "_get_candidate_generator"  # the thinker's method that generate() ca
 _pruning: WeakSet[nn.Module] = WeakSet()  # thinkers inside a `with` right now
 
 
-def prune(model: nn.Module, method: Method, *, query: Tensor | None = None) -> Pruning:
+def prune(model: nn.Module, method: Method, *, query: Tensor | None = None, scores: bool = False) -> Pruning:
     """Drop audio and video tokens inside `model` for the length of the `with`, as `method` says.
 
         with omnidrop.prune(model, omnidrop.OmniDrop(keep=0.3)) as trace:
             output = model.generate(**inputs)
 
     `model`: an unmodified Qwen2.5-Omni or Qwen3-Omni of transformers (thinker or full model). `query`: an explicit (B,
-    L) bool mask of the rows that ask, instead of the method's rule. The `Trace` shows the latest prompt that ran.
+    L) bool mask of the rows that ask, instead of the method's rule. `scores`: record what every token was worth to the
+    question in every layer (`Trace.scores`), to look at; it costs time. The `Trace` shows the latest prompt that ran.
 
     Inside, a prompt's logits and `last_hidden_state` are those of the tokens that reached the last layer, (B, K, ...),
     the newest token last (`logits[:, -1]`); requested `hidden_states` are put back to full length, where a dropped
@@ -55,18 +56,18 @@ def prune(model: nn.Module, method: Method, *, query: Tensor | None = None) -> P
     Raises `ModelError` for an unsupported model, cache or way of decoding, `InputError` for inputs that cannot be
     pruned, `SettingError` for wrong settings. Paper: arXiv 2605.14458.
     """
-    return Pruning(model, method, query)
+    return Pruning(model, method, query, scores)
 
 
 class Pruning:
     """What `prune` gives: a context manager, to be entered as often as wanted, one `with` after another."""
 
-    def __init__(self, model: nn.Module, method: Method, query: Tensor | None) -> None:
+    def __init__(self, model: nn.Module, method: Method, query: Tensor | None, scores: bool = False) -> None:
         if not isinstance(method, Method):
             raise SettingError(
                 f"the method is {method!r}; give one of omnidrop.methods, such as omnidrop.OmniDrop(keep=0.3)"
             )
-        self._adapter, self._method, self._query = adapt(model), method, query
+        self._adapter, self._method, self._query, self._scores = adapt(model), method, query, scores
         self._session: _Session | None = None
         caches.check_prunable(None, self._adapter.decoder.config)
 
@@ -74,7 +75,7 @@ class Pruning:
         thinker = self._adapter.thinker
         if thinker in _pruning:
             raise ModelError("this model is being pruned already: leave the other `with omnidrop.prune(...)` first")
-        self._session = _Session(self._adapter, self._method, self._query)
+        self._session = _Session(self._adapter, self._method, self._query, self._scores)
         _pruning.add(thinker)
         try:
             self._session.attach()
@@ -82,6 +83,11 @@ class Pruning:
             self.__exit__()
             raise
         return self._session.trace
+
+    def expect(self, segment: Segment) -> None:
+        """The thinker's next forward pass is `segment`, on a cache of plain layers; for `streaming` alone."""
+        assert self._session is not None
+        self._session.segment = segment
 
     def __exit__(self, *error: object) -> None:
         assert self._session is not None
@@ -93,8 +99,8 @@ class Pruning:
 class _Session:
     """Hooks and state of one `with`."""
 
-    def __init__(self, adapter: Adapter, method: Method, query: Tensor | None) -> None:
-        self.adapter, self.method, self.query = adapter, method, query
+    def __init__(self, adapter: Adapter, method: Method, query: Tensor | None, scores: bool) -> None:
+        self.adapter, self.method, self.query, self.scores = adapter, method, query, scores
         self.trace = Trace()
         self.layers = list(adapter.layers)
         self.handles: list[Any] = []
@@ -103,6 +109,7 @@ class _Session:
         self.cut: Cut | None = None  # its shortened tensors, if anything is dropped
         self.step: tuple[Any, Tensor | None] | None = None  # a later step: its cache, its attention mask
         self.decision: Decision | None = None
+        self.segment: Segment | None = None  # what runs, or runs next, where it adds to a cache
         self.found: Any = None  # what stood on the thinker in place of `_refuse_assisted`
         self.encoders = EncoderNotes(adapter)
         self.timers: dict[str, Stopwatch] = {}
@@ -142,7 +149,7 @@ class _Session:
         vars(self.adapter.thinker).pop(ASSISTED, None)
         if self.found is not None:  # another `with` put it there
             setattr(self.adapter.thinker, ASSISTED, self.found)
-        self.call = self.prefill = self.cut = self.step = self.decision = None
+        self.call = self.prefill = self.cut = self.step = self.decision = self.segment = None
         self.projected.clear()
         self.encoders.clear()
 
@@ -179,12 +186,15 @@ class _Session:
     def on_layer_projection(
         self, index: int, name: str, module: nn.Module, args: tuple, kwargs: dict, output: Tensor
     ) -> None:
-        if self.cut is not None and self.cut.prefill.drops_after(index):
+        ranked = self.scores or (self.segment is not None and self.segment.ranked)
+        if self.cut is not None and (ranked or self.cut.prefill.drops_after(index)):
             self.projected[name] = output
 
-    def on_head(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        if self.prefill is not None:
-            self.start("head", _device(args, kwargs))
+    def on_head(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if self.prefill is None:
+            return None
+        self.start("head", _device(args, kwargs))
+        return ((args[0][:, -1:],), kwargs) if self.prefill.adds else None  # nobody reads a segment's logits
 
     def on_stage_end(self, stage: str, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         if stage in self.timers:
@@ -203,6 +213,8 @@ class _Session:
             return None  # the text model used on its own
         cache = kwargs.get("past_key_values")
         past = cache.get_seq_length() if cache is not None else 0
+        if self.segment is not None:
+            return self._begin(embeds, cache, call, kwargs)
         if past > 0 or (embeds.shape[1] == 1 and self.decision is None):
             return self._later_step(embeds, cache, past, kwargs)
         return self._begin(embeds, cache, call, kwargs)
@@ -229,16 +241,19 @@ class _Session:
         return (), {**kwargs, "attention_mask": mask}
 
     def _begin(self, embeds: Tensor, cache: Any, call: Call, kwargs: dict) -> tuple[tuple, dict] | None:
-        """A prompt on an empty cache: lay out, choose at the input, and cut the decoder's inputs to that."""
-        adapter, method = self.adapter, self.method
+        """A prompt (or a segment): lay out, choose at the input, and cut the decoder's inputs to that."""
+        adapter, method, segment = self.adapter, self.method, self.segment
         if call.input_ids is None:
             raise InputError("pruning needs input_ids to know what is audio and video; inputs_embeds alone do not say")
-        earlier = self.decision if call.repeats(self.decision) else None
+        earlier = self.decision if segment is None and call.repeats(self.decision) else None
         if earlier is None and call.has_media():
             call.check(cache)
-        sizes = earlier.sizes if earlier else call.sizes(self.encoders.grids, self.encoders.mel_frames)
-        query = method.query if self.query is None or earlier else self.query
-        layout = build(call.input_ids, call.padding, adapter.vocabulary, sizes, query)
+        if segment is None:
+            sizes = earlier.sizes if earlier else call.sizes(self.encoders.grids, self.encoders.mel_frames)
+            query = method.query if self.query is None or earlier else self.query
+            layout = build(call.input_ids, call.padding, adapter.vocabulary, sizes, query)
+        else:
+            layout = segment.layout
         call.check_length(kwargs.get("position_ids"))
         self.prefill = prefill = Prefill(
             method=method,
@@ -247,6 +262,7 @@ class _Session:
             shape=adapter.shape,
             device=embeds.device,
             followed=earlier.kept if earlier else None,
+            adds=segment is not None,
         )
         self.start("input_stage", embeds.device)
         present = {kind for kind in Modality if bool((layout.modality == kind).any())}
@@ -255,11 +271,18 @@ class _Session:
             wanted = kwargs.get("output_hidden_states") or getattr(
                 adapter.decoder.config, "output_hidden_states", False
             )
-            self.cut = Cut(prefill=prefill, config=adapter.decoder.config, embeds=embeds if wanted else None)
+            self.cut = Cut(
+                prefill=prefill,
+                config=adapter.decoder.config,
+                embeds=embeds if wanted else None,
+                adds=segment is not None,
+            )
             kwargs = self.cut.enter(embeds, columns, kwargs)
         self.timers["input_stage"].stop(embeds.device)
         self.encoders.clear()
-        if earlier is None:
+        if segment is not None:
+            self.decision = None
+        elif earlier is None:
             self.decision = Decision(input_ids=call.input_ids.cpu(), sizes=sizes, kept=prefill.kept)
         self.start("decoder", embeds.device)
         return None if columns is None else ((), kwargs)
@@ -280,13 +303,17 @@ class _Session:
         if index == 0:
             cut.cache = kwargs.get("past_key_values")
             cut.rotary = kwargs["position_embeddings"]
-            return None
+            return args, cut.arguments(index, args[0], kwargs)
         hidden = cut.add_features(args[0], index - 1)
-        columns = cut.prefill.leave(index - 1, self._attended(index - 1, hidden))
+        self.start("selection", hidden.device)
+        attended = self._attended(index - 1, hidden)
+        self._rank(attended)
+        columns = cut.prefill.leave(index - 1, attended)
         self.projected.clear()
         if columns is not None:
             hidden = cut.advance(hidden, columns, kwargs)
-        return (hidden, *args[1:]), cut.arguments(kwargs)
+        self.timers["selection"].stop(hidden.device)
+        return (hidden, *args[1:]), cut.arguments(index, hidden, kwargs)
 
     def _attended(self, index: int, hidden: Tensor) -> Attended | None:
         """What `index`, the layer before this one, projected and gave; None where nothing will be scored."""
@@ -299,15 +326,30 @@ class _Session:
             keys=self.projected["keys"],
             rotary=(self.adapter.join_axes(cos).to(queries.device), self.adapter.join_axes(sin).to(queries.device)),
             scale=self.layers[index].self_attn.scaling,
+            stored=self.cut.cache.layers[index].keys if self.segment is not None else None,
         )
+
+    def _rank(self, attended: Attended | None) -> None:
+        """Where it is asked for: score everything that the layer which has just run can see."""
+        if attended is None or self.cut is None:
+            return
+        if self.segment is not None and self.segment.ranked:
+            self.segment.scores.append(self.cut.prefill.attention(0, 0, attended).mean(0))
+        if self.scores:
+            self.cut.prefill.note_scores(attended)
 
     def on_decoder_end(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         self.call, self.step = None, None
         if self.prefill is None:
             return None
         self.timers["decoder"].stop(output.last_hidden_state.device)
+        self._rank(self._attended(len(self.layers) - 1, output.last_hidden_state))
+        self.projected.clear()
         if self.prefill.followed is None:
             self._record(self.prefill)
+        if self.segment is not None:
+            self.segment = self.cut = None
+            return None
         cut, self.cut = self.cut, None
         if cut is None:
             return None
@@ -324,6 +366,7 @@ class _Session:
             Record(
                 layout=prefill.layout,
                 kept=prefill.kept.positions,
+                scores=prefill.scores,
                 evicted=self.method.evict,
                 prunable=tuple(int(kind) for kind in self.method.prunable),
                 shape=self.adapter.shape,

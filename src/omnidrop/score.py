@@ -41,13 +41,15 @@ def head_attention(queries: Tensor, keys: Tensor, rows: Tensor, *, scale: float,
     keys = keys.float().transpose(-1, -2)  # (G, D, K)
     queries = queries.float().reshape(groups, heads // groups, asking, width)
     place = torch.arange(length, device=keys.device)
-    total = torch.zeros(groups, heads // groups, length, dtype=torch.float32, device=keys.device)
+    total: Tensor | None = None
     for start in range(0, asking, row_chunk):
         part = queries[:, :, start : start + row_chunk]
         size = part.shape[2]
         logits = (part.reshape(groups, -1, width) @ keys).view(groups, -1, size, length) * scale
         future = place > rows[start : start + row_chunk, None]  # (size, K)
-        total += logits.masked_fill(future, float("-inf")).softmax(-1).sum(2)
+        received = logits.masked_fill_(future, float("-inf")).softmax(-1).sum(2)
+        total = received if total is None else total.add_(received)
+    assert total is not None, "no row asks"
     return total.view(heads, length) / asking
 
 

@@ -43,6 +43,7 @@ class Record:
 
     layout: TokenLayout
     kept: list[list[Tensor]]  # [layer][row], original positions entering the layer, on any device until read
+    scores: list[list[Tensor]] = field(default_factory=list)  # [layer][row], S of the prunable ones; empty: not recorded
     evicted: bool = False  # earlier layers forgot what the last one dropped
     prunable: tuple[int, ...]  # modalities that count as "tokens that may be dropped"
     shape: DecoderShape
@@ -67,7 +68,7 @@ class Trace:
         if self._record is not None:
             self.history.append(Trace(self._record))
         self._record = record
-        for name in ("kept", "counts", "seconds"):
+        for name in ("kept", "scores", "counts", "seconds"):
             self.__dict__.pop(name, None)
 
     @property
@@ -91,13 +92,22 @@ class Trace:
 
     @cached_property
     def kept(self) -> list[list[Tensor]]:
-        """kept[l][b]: original positions (text included) that ENTER decoder layer l in row b, ascending, on the CPU."""
+        """`kept[l][b]`: positions (text included) that ENTER decoder layer l in row b, ascending, on the CPU."""
         moved: dict[int, Tensor] = {}  # layers without a drop share one tensor: move it once
 
         def to_cpu(tensor: Tensor) -> Tensor:
             return moved.setdefault(id(tensor), tensor.detach().cpu())
 
         return [[to_cpu(row) for row in layer] for layer in self.record.kept]
+
+    @cached_property
+    def scores(self) -> list[list[Tensor]] | None:
+        """`scores[l][b]`: S of eq. 5 in layer l of those tokens of `kept[l][b]` that may be dropped, in their order.
+
+        (n,) float32 on the CPU: mean attention from the rows that ask. None unless `prune(..., scores=True)` recorded
+        it, and where nothing was dropped. Inside `omnidrop.lean` only the newest row asks in the last layer.
+        """
+        return [[row.detach().float().cpu() for row in layer] for layer in self.record.scores] or None
 
     @cached_property
     def counts(self) -> list[dict[str, int]]:
@@ -159,7 +169,10 @@ class Trace:
 
     @cached_property
     def seconds(self) -> dict[str, float]:
-        """Wall seconds of the stages that ran: vision_encoder, audio_encoder, input_stage, decoder, head."""
+        """Wall seconds of the stages that ran: vision_encoder, audio_encoder, input_stage, decoder, head.
+
+        `selection` is the part of `decoder` between its layers: scoring, choosing, and cutting the tensors.
+        """
         return {stage: timer.seconds for stage, timer in self.record.timers.items() if timer.seconds is not None}
 
     def to_json(self) -> dict[str, Any]:
@@ -182,7 +195,7 @@ class Trace:
             "evicted": record.evicted,
             "layout": record.layout.to_json(),
             "history": [earlier.to_json() for earlier in self.history],
-        }
+        } | ({"scores": _short(self.scores)} if self.scores else {})
 
     def save(self, path: str | Path) -> None:
         """Write the trace as one JSON document."""
@@ -208,6 +221,7 @@ class Trace:
         record = Record(
             layout=TokenLayout.from_json(document["layout"]),
             kept=[[torch.tensor(row, dtype=torch.long) for row in layer] for layer in document["kept"]],
+            scores=[[torch.tensor(row) for row in layer] for layer in document.get("scores", [])],
             evicted=document["evicted"],
             prunable=tuple(document["prunable"]),
             shape=DecoderShape(**document["shape"]),
@@ -215,6 +229,11 @@ class Trace:
             timers={stage: _Measured(seconds) for stage, seconds in document["seconds"].items()},
         )
         return cls(record, [cls.from_json(earlier) for earlier in document["history"]])
+
+
+def _short(scores: list[list[Tensor]]) -> list[list[list[float]]]:
+    """Four digits: scores are looked at, and there are as many as tokens times layers."""
+    return [[[float(f"{value:.4g}") for value in row.tolist()] for row in layer] for layer in scores]
 
 
 class _Measured(NamedTuple):

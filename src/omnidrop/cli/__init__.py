@@ -10,16 +10,24 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
+from .app import add as add_app
+from .bench import add as add_bench
+from .compare import add as add_compare
+from .eval import add as add_eval
 from .methods import add as add_methods
 from .needle import add as add_needle
+from .report import add as add_report
 
+ENTRIES = {"eval": "evaluate"}  # the function of a command's file, where it is not called as the command is
 EXAMPLES = """\
 examples:
   omnidrop demo
   omnidrop run clip.mp4 "What is said when the door opens?" --model Qwen/Qwen2.5-Omni-3B
   omnidrop run clip.mp4 "What is said when the door opens?" --model Qwen/Qwen2.5-Omni-3B --keep 0.2 --compare
+  omnidrop app --model Qwen/Qwen2.5-Omni-3B
   omnidrop run talk.wav slide.png "Does the talk fit the slide?" --model ./my-model --json > answer.json
 """
 
@@ -59,6 +67,25 @@ def parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser
         "--max-pixels", type=int, default=128 * 28 * 28, help="pixels of a video's picture at most (default 100352)"
     )
     reading.add_argument("--no-audio", action="store_true", help="leave the sound of videos out")
+    long = run.add_argument_group("long clips (one file, read in segments; no --compare, --report, --max-frames)")
+    long.add_argument(
+        "--segment",
+        type=float,
+        metavar="SECONDS",
+        help="decode, encode and prune so many seconds at once (default 32 where --hold is given)",
+    )
+    long.add_argument(
+        "--hold",
+        type=int,
+        metavar="TOKENS",
+        help="audio and video tokens that a layer's cache keeps at most (default: no limit)",
+    )
+    long.add_argument(
+        "--time-scale",
+        type=float,
+        metavar="SHARE",
+        help="positions a second, relative to the model's own, for clips beyond its range",
+    )
     answering = run.add_argument_group("answering")
     answering.add_argument(
         "--max-new-tokens", type=int, default=128, metavar="N", help="length of the answer (default 128)"
@@ -67,12 +94,28 @@ def parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser
     _model_options(answering)
     _output_options(run)
     run.add_argument("--trace", metavar="FILE", help="write what was kept at every layer as JSON")
+    run.add_argument(
+        "--report", metavar="FILE", help="write a page (HTML) that shows what was kept: pictures, sound, layers"
+    )
 
     demo = commands.add_parser("demo", help="the shipped clip and tiny model, with and without pruning")
     _method_options(demo)
     _model_options(demo)
     _output_options(demo)
-    return top, {"run": run, "demo": demo, "methods": add_methods(commands), "needle": add_needle(commands)}
+    demo.add_argument(
+        "--report", metavar="FILE", help="write a page (HTML) that shows what was kept for every question"
+    )
+    return top, {
+        "run": run,
+        "demo": demo,
+        "methods": add_methods(commands),
+        "report": add_report(commands),
+        "app": add_app(commands),
+        "bench": add_bench(commands),
+        "needle": add_needle(commands),
+        "eval": add_eval(commands),
+        "compare": add_compare(commands),
+    }
 
 
 def _method_options(target: Any) -> None:
@@ -106,7 +149,10 @@ def _output_options(target: Any) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 2 for a clear error, 130 when interrupted."""
+    """Run the command line; returns the exit status.
+
+    0; 1 for results with errors among them, 2 for a clear error, 130 when interrupted.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     top, commands = parser()
     if arguments and arguments[0] in commands:
@@ -125,21 +171,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with contextlib.suppress(AttributeError, ValueError):  # an answer in any script must not break a plain terminal
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
-        if command == "run":
-            from .run import run
-
-            return run(options)
-        if command == "methods":
-            from .methods import methods
-
-            return methods(options)
-        if command == "needle":
-            from .needle import needle
-
-            return needle(options)
-        from .demo import demo
-
-        return demo(options)
+        entry = import_module(f".{command}", __package__)
+        return getattr(entry, ENTRIES.get(command, command))(options)
     except OmnidropError as error:
         print(f"omnidrop: error: {error}", file=sys.stderr)
         return 2

@@ -8,8 +8,10 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from .. import media
-from . import measure, show
+from .. import measure, media
+from ..reports import check_installed
+from . import show
+from .report import scored, write
 from .run import costs, described, setup
 from .setup import Progress, method, one_thread_if_tiny, quiet_transformers
 
@@ -20,6 +22,8 @@ def demo(options: argparse.Namespace) -> int:
     """Ask every shipped question twice, and show what pruning changed."""
     progress = Progress(options.quiet)
     chosen = method(options)
+    if options.report:
+        check_installed()
     progress.stage("loading the shipped tiny model")
     from .. import prompt
 
@@ -41,6 +45,17 @@ def demo(options: argparse.Namespace) -> int:
         progress.stage(f"answering question {number + 1} of {len(prompts)}")
         full, pruned = (measure.answer(model, processor, inputs, each, MAX_NEW_TOKENS) for each in (None, chosen))
         answers.append((asked[number], full, pruned))
+    if options.report:
+        progress.stage("drawing the report")
+        write(
+            options.report,
+            "--report",
+            [scored(model, inputs, chosen) for inputs in prompts],
+            media=clip,
+            answers=[pruned.answer for _, _, pruned in answers],
+            titles=[each["text"] for each in asked],
+            measured=[{"pruned": pruned.to_json(), "unpruned": full.to_json()} for _, full, pruned in answers],
+        )
     progress.done()
 
     full, pruned = (_middle([answer[i] for answer in answers]) for i in (1, 2))

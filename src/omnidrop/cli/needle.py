@@ -7,12 +7,12 @@ import json
 import sys
 import time
 from dataclasses import fields
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ..errors import SettingError
 from . import show
+from .provenance import made, versions
 from .setup import quiet_transformers
 
 EVERY_SECONDS = 20.0  # between two lines of progress where standard error is no terminal
@@ -110,7 +110,7 @@ def needle(options: argparse.Namespace) -> int:
         size=options.size or (84 if tiny else 448),
         dtype=str(model.dtype).removeprefix("torch."),
         attention=model.config._attn_implementation,
-        **_versions(),
+        **versions(),
     )
     layers = model.config.get_text_config().num_hidden_layers
     cases = bench.plan(methods, keeps, layers=layers, seeds=options.seeds)
@@ -173,64 +173,16 @@ class Note:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def _versions() -> dict[str, str]:
-    import torch
-    import transformers
-
-    from . import version
-
-    return {"omnidrop": version(), "torch": torch.__version__, "transformers": transformers.__version__}
-
-
 def _setup(options: argparse.Namespace, model: Any, began: float) -> dict[str, Any]:
-    import platform
-
     import numpy
-    import torch
 
-    cuda = model.device.type == "cuda"
     return {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["omnidrop", *sys.argv[1:]]) if sys.argv[1:2] == ["needle"] else None,
-        "git": _git(),
-        "machine": torch.cuda.get_device_name(model.device) if cuda else f"{_processor()}, {platform.system()}",
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
+        **made("needle", model),
         "numpy": numpy.__version__,
         "model": options.model or "tiny (shipped)",
-        "parameters": model.num_parameters(),
         "batch": options.batch,
         "this_session_seconds": round(time.monotonic() - began, 1),
     }
-
-
-def _processor() -> str:
-    import os
-    import platform
-
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores"
-
-
-def _git() -> str | None:
-    """Commit of the checkout that this package runs from, "+changes" behind it where files differ; None elsewhere."""
-    import subprocess
-
-    root = Path(__file__).parents[3]
-    if not (root / ".git").exists():
-        return None
-    try:
-        commit, changes = (
-            subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
-            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "src"))
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit + ("+changes" if changes else "")
 
 
 def report(document: dict[str, Any]) -> str:

@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .. import media
+from .. import measure, media
 from ..errors import OmnidropError, SettingError
-from . import measure, show
+from ..reports import check_installed
+from . import show, stream
+from .report import scored, write
 from .setup import Progress, method, one_thread_if_tiny, quiet_transformers
 
 
@@ -23,7 +25,11 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.max_new_tokens < 1:
         raise SettingError(f"--max-new-tokens is {options.max_new_tokens}; it must be at least 1")
+    if stream.wanted(options):
+        return stream.run(options)
     chosen = method(options)
+    if options.report:
+        check_installed()
     progress = Progress(options.quiet)
     clips = []
     for file in files:
@@ -73,6 +79,14 @@ def run(options: argparse.Namespace) -> int:
             pruned.trace.save(options.trace)
         except OSError as error:
             raise OmnidropError(f"--trace {options.trace} cannot be written: {error.strerror}") from error
+    if options.report:
+        progress.stage("drawing the report")
+        sides = {"pruned": pruned.to_json(), "unpruned": full.to_json() if full is not None else None}
+        trace = scored(model, inputs, chosen)
+        write(
+            options.report, "--report", trace, media=clips, answers=[pruned.answer], titles=[question], measured=[sides]
+        )
+        progress.done()
     asked = getattr(chosen, "keep", None)
     if options.json:
         print(json.dumps(document(options, model, clips, question, pruned, full)))

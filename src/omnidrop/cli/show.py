@@ -7,24 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from ..reports.units import seconds, size
+
 KINDS = ("audio", "video", "image")
 MOST_ROWS = 16
-
-
-def size(count: float | None) -> str:
-    """Bytes for people."""
-    if count is None:
-        return "n/a"
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.2f} {unit}"
-        count /= 1000
-    raise AssertionError
-
-
-def seconds(value: float) -> str:
-    """Seconds for people."""
-    return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.0f} ms"
 
 
 def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:

@@ -51,15 +51,32 @@ class LayerView:
 
     layer: int
     layers: int  # depth of the decoder
-    modality: Tensor  # (n,) long
-    item: Tensor  # (n,) long
-    frame: Tensor  # (n,) long
-    chunk: Tensor  # (n,) long
     key: int  # as in `InputView`
     max_chunk: int  # highest chunk index of the whole prompt
+    fact: Callable[[str], Tensor]  # "modality", "item", "frame" or "chunk" of the n tokens; pay only if you call
     head_attention: Callable[[], Tensor]  # (H, n) float32, mean over the asking rows; pay only if you call
     hidden: Callable[[], Tensor]  # (n, D), the states that leave the layer
     question_hidden: Callable[[], Tensor]  # (Q, D), those of the rows that ask
+
+    @cached_property
+    def modality(self) -> Tensor:
+        """(n,) long, a `Modality`."""
+        return self.fact("modality")
+
+    @cached_property
+    def item(self) -> Tensor:
+        """(n,) long, which video, audio or image."""
+        return self.fact("item")
+
+    @cached_property
+    def frame(self) -> Tensor:
+        """(n,) long, temporal grid of a video token; -1 elsewhere."""
+        return self.fact("frame")
+
+    @cached_property
+    def chunk(self) -> Tensor:
+        """(n,) long, 2 s chunk, counted on over all clips."""
+        return self.fact("chunk")
 
     @cached_property
     def scores(self) -> Tensor:

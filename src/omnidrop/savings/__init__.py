@@ -18,7 +18,7 @@ from torch import nn
 
 from ..errors import ModelError, SettingError
 from ..models import Adapter, adapt
-from . import encoder_patches, encoder_rows, encoder_windows, last_layer, last_logits, mlp_rows
+from . import encoder_patches, encoder_rows, encoder_windows, last_layer, last_logits, mlp_rows, positions
 from .reads import Reads
 
 _lean: WeakSet[nn.Module] = WeakSet()  # thinkers inside a `with` right now
@@ -33,6 +33,7 @@ def lean(
     encoder_windows: bool = True,
     encoder_patches: bool = True,
     encoder_rows: int | None = None,
+    positions: bool = True,
 ) -> Lean:
     """Make `model` cheaper for the length of the `with`; its answers stay the same.
 
@@ -53,6 +54,7 @@ def lean(
     `encoder_patches`: the vision encoder embeds patches by one matrix product, which is what its convolution is.
     `encoder_rows`: the encoders run at most about that many patches or mel frames at once, cut where no attention
         reaches across: between pictures, between windows of sound. 0 is off, None is 1,024 on a CPU, else 8,192.
+    `positions`: the host numbers the tokens of a video with sound (Qwen2.5-Omni) from plain numbers.
 
     Rows of a batch are expected as generation needs them, padded on the left. Leaving, also by an exception, restores
     the model exactly. Raises `ModelError` for an unsupported model or way of decoding, `SettingError` for wrong
@@ -66,6 +68,7 @@ def lean(
         encoder_windows=encoder_windows,
         encoder_patches=encoder_patches,
         encoder_rows=encoder_rows,
+        positions=positions,
     )
 
 
@@ -79,11 +82,12 @@ class Lean:
     encoder_windows: bool
     encoder_patches: bool
     encoder_rows: int | None
+    positions: bool
     _adapter: Adapter = field(repr=False)
     _stack: ExitStack = field(default_factory=ExitStack, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("last_logits", "last_layer", "encoder_windows", "encoder_patches"):
+        for name in ("last_logits", "last_layer", "encoder_windows", "encoder_patches", "positions"):
             if not isinstance(value := getattr(self, name), bool):
                 raise SettingError(f"{name} is {value!r}; it must be True or False")
         for name in ("mlp_rows", "encoder_rows"):
@@ -117,6 +121,8 @@ class Lean:
                 encoder_patches.attach(stack, adapter)
             if self.encoder_rows != 0:
                 encoder_rows.attach(stack, adapter, self.encoder_rows)
+            if self.positions:
+                positions.attach(stack, adapter)
             self._stack.enter_context(stack.pop_all())
         return self
 

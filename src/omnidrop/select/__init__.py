@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..schedule import ROUNDING
+from . import quota
 
 
 def keep_highest(scores: Tensor, k: int) -> Tensor:
@@ -43,10 +44,9 @@ def keep_diverse(
     distance = (chunks - chunks[peak]).abs().to(worth.dtype) / max(max_chunk, 1)
     worth = worth[candidates] + lambda_div * distance[candidates]
     dropped = candidates[torch.argsort(worth, stable=True)[:k]]
-    keep = torch.ones(n, dtype=torch.int8, device=scores.device)
-    keep[dropped] = 0
-    # survivors in order, their number known: a stable sort instead of nonzero, which would wait for the GPU
-    return torch.argsort(keep, descending=True, stable=True)[: n - k]
+    keep = torch.ones(n, dtype=torch.bool, device=scores.device)
+    keep[dropped] = False
+    return quota.where(keep, n - k)
 
 
 def temporal_thinning(features: Tensor, frames: int, share: float) -> Tensor:
@@ -72,17 +72,14 @@ def thin_frames(features: Tensor, drops: Sequence[int]) -> Tensor:
         return torch.arange(features.shape[0], device=features.device)
     tokens = features.shape[0] // len(drops)
     grid = torch.nn.functional.normalize(features.float(), dim=-1, eps=1e-12).view(len(drops), tokens, -1)
-    place = torch.arange(tokens, device=features.device)
-    kept = []
-    for frame, drop in enumerate(drops):
-        within = frame % 4
-        if within == 0:
-            kept.append(frame * tokens + place)
-            continue
-        reference = frame - (1 if within in (1, 3) else 2)
-        novelty = -(grid[frame] * grid[reference]).sum(-1)
-        kept.append(frame * tokens + keep_highest(novelty, drop))
-    return torch.cat(kept)
+    novelty = grid.new_zeros(grid.shape[:2])
+    for frame, reference in ((1, 0), (2, 0), (3, 2)):  # of every group; no loop over frames: a GPU would wait for it
+        later = grid[frame::4]
+        novelty[frame::4] = -(later * grid[reference::4][: len(later)]).sum(-1)
+    order = torch.argsort(novelty, dim=1, stable=True)  # (F, P), the tokens of each frame from the lowest
+    stays = torch.arange(tokens, device=grid.device) >= torch.tensor(drops, device=grid.device)[:, None]
+    keep = torch.empty_like(stays).scatter_(1, order, stays)
+    return quota.where(keep.flatten(), keep.numel() - sum(drops))
 
 
 def thinning_drop(share: float) -> float:

@@ -36,20 +36,23 @@ def max_min(features: Tensor, sizes: Sequence[int], counts: Sequence[int], weigh
     if any(count > size for count, size in zip(counts, sizes, strict=True)):
         raise ValueError(f"{list(counts)} points cannot be taken from windows of {list(sizes)}")
     windows, n, device = features.shape[0], features.shape[1], features.device
-    place, row = torch.arange(n, device=device), torch.arange(windows, device=device)
-    barred = place >= torch.tensor(sizes, device=device)[:, None]  # (W, n): padding, later also what is taken
-    wanted = torch.tensor(counts, device=device)
+    barred = torch.arange(n, device=device) >= torch.tensor(sizes, device=device)[:, None]  # (W, n): padding
+    weight = None if weight is None else weight.float()
+    bar = torch.zeros(windows, n, device=device).masked_fill_(barred, float("-inf"))
     distance = cosine_distance(features)
     near = distance.masked_fill(torch.eye(n, dtype=torch.bool, device=device) | barred[:, None], FARTHEST).amin(-1)
-    taken = torch.zeros_like(barred)
-    for turn in range(max(counts, default=0)):
-        gain = near if weight is None else near * weight.float()
-        pick = gain.masked_fill(barred, float("-inf")).argmax(-1)  # (W,), the first of equals
-        taken[row, pick] |= turn < wanted
-        barred[row, pick] = True
-        own = distance[row, pick]
+    turns = max(counts, default=0)
+    picks = torch.empty(turns, windows, dtype=torch.long, device=device)
+    for turn in range(turns):  # five kernels a turn: on a GPU their launches are the whole cost
+        gain = bar + near if weight is None else torch.addcmul(bar, near, weight)
+        torch.argmax(gain, -1, out=picks[turn])  # the first of equals
+        pick = picks[turn, :, None]
+        bar.scatter_(1, pick, float("-inf"))
+        own = distance.gather(1, pick[..., None].expand(-1, 1, n))[:, 0]
         near = own if turn == 0 else torch.minimum(near, own)
-    return taken
+    wanted = torch.arange(turns, device=device) < torch.tensor(counts, device=device)[:, None]  # (W, turns)
+    # a window that ran out picks its first point again: it counts once
+    return torch.zeros(windows, n, dtype=torch.int32, device=device).scatter_add_(1, picks.T, wanted.int()) > 0
 
 
 def windows(modality: Tensor, chunk: Tensor, chunks: int) -> tuple[Tensor, list[int]]:
@@ -93,10 +96,13 @@ def within(
 
 
 def _groups(sizes: Sequence[int], counts: Sequence[int]) -> list[list[int]]:
-    """Windows that give something, equal sizes side by side, cut where a group would hold too many distances."""
+    """Windows that give something, similar sizes side by side, cut where a group would hold too many distances.
+
+    The smallest of a group has at least half the points of the largest: padding costs four times at most.
+    """
     groups: list[list[int]] = []
     for w in sorted((w for w, count in enumerate(counts) if count), key=lambda w: sizes[w]):
-        if not groups or (len(groups[-1]) + 1) * sizes[w] ** 2 > PAIRS:
+        if not groups or (len(groups[-1]) + 1) * sizes[w] ** 2 > PAIRS or sizes[w] > 2 * sizes[groups[-1][0]]:
             groups.append([])
         groups[-1].append(w)
     return groups

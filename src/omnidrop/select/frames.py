@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from .cluster import cosine_distance, density_peaks
 
@@ -26,7 +25,7 @@ def interleaved(grid: Tensor, even: Tensor, *, k: int = 5) -> Tensor:
     """
     spatial = torch.cat([_centrality(part, k) for part in grid.split(max(1, PAIRS // max(grid.shape[1], 1) ** 2))])
     temporal = torch.zeros_like(spatial)
-    temporal[1:] = -cosine_similarity(grid[1:].float(), grid[:-1].float(), dim=-1)
+    temporal[1:] = -cosine_to_previous(grid)
     return torch.where(even[:, None], spatial, temporal)
 
 
@@ -36,8 +35,15 @@ def novelty(grid: Tensor) -> Tensor:
     All of the first frame is new: 1.
     """
     new = grid.new_ones(grid.shape[:2], dtype=torch.float32)
-    new[1:] = (1.0 - cosine_similarity(grid[1:].float(), grid[:-1].float(), dim=-1)).clamp(min=0.0)
+    new[1:] = (1.0 - cosine_to_previous(grid)).clamp(min=0.0)
     return new
+
+
+def cosine_to_previous(grid: Tensor) -> Tensor:
+    """Cosine of each token to the one at the same place one frame earlier: (F, P, D) -> (F - 1, P) float32."""
+    grid = grid.float()
+    norm = torch.linalg.vector_norm(grid, dim=-1).clamp_(min=1e-8)
+    return torch.linalg.vecdot(grid[1:], grid[:-1]) / (norm[1:] * norm[:-1])
 
 
 def _centrality(grid: Tensor, k: int) -> Tensor:

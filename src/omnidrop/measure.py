@@ -7,14 +7,12 @@ run each, after a warm-up where two are compared.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+from .memory import Memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,26 +36,38 @@ class Measured:
 class FirstToken:
     """A streamer (transformers calls `put` with the prompt, then each token) that notes when the first one came."""
 
-    def __init__(self) -> None:
-        self.calls, self.at = 0, 0.0
+    def __init__(self, heard: Callable[[int], None] | None = None) -> None:
+        self.calls, self.at, self.heard = 0, 0.0, heard
 
     def put(self, value: Any) -> None:
         self.calls += 1
         if self.calls == 2:
             self.at = time.perf_counter()
+        if self.calls >= 2 and self.heard is not None:
+            self.heard(int(value))
 
     def end(self) -> None:
         pass
 
 
-def answer(model: Any, processor: Any, inputs: Any, method: Any, max_new_tokens: int) -> Measured:
-    """Generate greedily, with `method` applied, or without pruning where it is None."""
+def answer(
+    model: Any,
+    processor: Any,
+    inputs: Any,
+    method: Any,
+    max_new_tokens: int,
+    heard: Callable[[int], None] | None = None,
+) -> Measured:
+    """Generate greedily, with `method` applied, or without pruning where it is None.
+
+    `heard` is told each token as it comes; an exception from it ends the answer and comes out of here.
+    """
     import torch
 
-    from ..runtime import prune
+    from .runtime import prune
 
     inputs = {name: value.to(model.device) if hasattr(value, "to") else value for name, value in inputs.items()}
-    clock, memory = FirstToken(), Memory(model.device)
+    clock, memory = FirstToken(heard), Memory(model.device)
     with prune(model, method) if method is not None else contextlib.nullcontext() as trace, torch.inference_mode():
         memory.start()
         start = time.perf_counter()
@@ -84,50 +94,13 @@ def answer(model: Any, processor: Any, inputs: Any, method: Any, max_new_tokens:
     )
 
 
-class Memory:
-    """Peak memory of what runs between `start` and `peak`."""
+def scored(model: Any, inputs: Any, method: Any) -> Any:
+    """The trace of one more prefill, with scores: recording them costs time that no measured run should bear."""
+    import torch
 
-    def __init__(self, device: Any) -> None:
-        self.device = device
-        self.cuda = device.type == "cuda"
-        if self.cuda:
-            self.kind = "GPU memory, allocated peak, weights included"
-        elif RESET.exists():
-            self.kind = "RAM of the process, peak above the start of the run"
-        else:
-            self.kind = "RAM (this system does not tell)"
-        self.before = 0
+    from .runtime import prune
 
-    def start(self) -> None:
-        if self.cuda:
-            import torch
-
-            torch.cuda.reset_peak_memory_stats(self.device)
-        else:
-            _give_back()
-            try:
-                RESET.write_text("5")  # Linux: forget the peak of this process so far
-                self.before = _status("VmRSS")
-            except OSError:
-                self.before = -1
-
-    def peak(self) -> int | None:
-        if self.cuda:
-            import torch
-
-            return torch.cuda.max_memory_allocated(self.device)
-        return max(0, _status("VmHWM") - self.before) if self.before > 0 else None
-
-
-def _give_back() -> None:
-    """Return freed memory to the system, else a run could live on what the run before it left, and show no peak."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # no glibc
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _status(name: str) -> int:
-    for line in STATUS.read_text().splitlines():
-        if line.startswith(name + ":"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"no {name} in {STATUS}")
+    inputs = {name: value.to(model.device) if hasattr(value, "to") else value for name, value in inputs.items()}
+    with prune(model, method, scores=True) as trace, torch.inference_mode():
+        model.generate(**inputs, max_new_tokens=1, do_sample=False)
+    return trace
