@@ -35,21 +35,22 @@ test: lint
 	$(BIN)/python -m pytest
 
 lint: .venv/.ready-dev
-	$(BIN)/ruff check src tests training benchmarks examples docs
-	$(BIN)/ruff format --check src tests training benchmarks examples docs
+	$(BIN)/ruff check src tests training benchmarks examples docs/site
+	$(BIN)/ruff format --check src tests training benchmarks examples docs/site
 	$(BIN)/mypy
 
 test-low: .venv-low/.ready-dev
 	$(LOW)/python -m pytest
 
 test-browser: .venv/.ready-browser
-	$(BIN)/python -m pytest -rs tests/browser
+	$(BIN)/python -m pytest -rs tests/browser tests/test_app_server.py
 
 test-eval: .venv-eval/.ready
 	$(EVAL)/python -m pytest -W default tests/eval_env
 
 docs: .venv/.ready-site
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	$(BIN)/python -m pytest tests/test_docs_site.py
 
 # $(call install,ENVIRONMENT,EXTRAS,FURTHER REQUIREMENTS)
 # torchvision comes without its dependencies: it would pull a second PyTorch where TORCH_INDEX has another build.
@@ -76,10 +77,10 @@ endef
 	$(BIN)/python -m pip install $(PIP_FLAGS) --editable ".[media,dev,site]"
 	@touch $@
 
-# lmms-eval declares 52 requirements and wants av<16; its evaluator imports three of them beyond ours, so it comes without them.
+# lmms-eval declares 52 requirements and wants av<16; its evaluator imports six of them beyond ours, so it comes without them.
 .venv-eval/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv-eval
-	$(call install,.venv-eval,media$(comma)dev,loguru sacrebleu evaluate "av<16")
+	$(call install,.venv-eval,media$(comma)eval$(comma)dev,loguru sacrebleu evaluate pytz tenacity pytablewriter "av<16")
 	$(EVAL)/python -m pip install $(PIP_FLAGS) --no-deps $(HARNESS)
 	@touch $@
 

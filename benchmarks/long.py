@@ -320,7 +320,7 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
             "peak_mib": "resident memory of the process above that before the clip is opened, MiB; weights are below",
             "kv_mib": "keys and values that the cache holds at the end, MiB",
             "most_in_a_layer": "audio and video tokens in the fullest layer's cache while a segment ran",
-            "seconds": "wall time, reading the file and the answer included",
+            "seconds": "wall time, reading the file and the answer included; on a shared, busy machine no measure",
         },
         "segment_seconds": SEGMENT,
         "allocator": ALLOCATOR,
@@ -450,9 +450,7 @@ def _cost(shape: DecoderShape, seconds: float, method: str | None, hold: int | N
 
 def _rows(shape: DecoderShape, rows: int, past: int) -> int:
     """One layer over `rows` new tokens on `past` stored ones: the whole causal sequence less what was there."""
-    linear = shape.layer_flops(1) - 4 * shape.heads * shape.head_dim  # projections and MLP of one token
-    attention = 4 * shape.heads * shape.head_dim * (rows * past + rows * (rows + 1) // 2)
-    return rows * linear + attention
+    return shape.layer_flops(past + rows) - shape.layer_flops(past)
 
 
 # the command --------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from omnidrop import measure, media, memory, needle, prompt
 from omnidrop.app import answers, clips, page, preview, show
 from omnidrop.app.desk import Desk, Scene, Side, methods, unknown_words
 from omnidrop.budget import BUDGETS
+from omnidrop.cli import main
 from omnidrop.errors import MediaError, OmnidropError, SettingError
 from omnidrop.media import Media
 from omnidrop.needle import files, render
@@ -329,6 +330,8 @@ def test_no_text_becomes_markup(last: Scene) -> None:
 
 
 def test_the_pictures_come_in_a_frame_that_can_reach_nothing(last: Scene) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
     made = show.kept(last)
     assert made.startswith("<iframe") and 'sandbox="allow-scripts"' in made and "allow-same-origin" not in made
     inside = html.unescape(made.split('srcdoc="', 1)[1].rsplit('"', 1)[0])
@@ -396,3 +399,22 @@ def test_settings_of_the_server_are_checked() -> None:
         with pytest.raises(SettingError, match=text):
             page.check(**changes)
     assert page.check(port=0) > 0
+
+
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        (["--queue", "0"], "queue is 0"),
+        (["--max-new-tokens", "0"], "max_new_tokens is 0"),
+        (["--max-seconds", "nan"], "max_seconds is nan"),
+        (["--port", "70000"], "port 70000"),
+    ],
+)
+def test_the_command_refuses_in_one_line_before_it_loads(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, arguments: list[str], text: str
+) -> None:
+    pytest.importorskip("gradio")
+    monkeypatch.setattr(prompt, "load", lambda *_: pytest.fail("a model was loaded"))
+    assert main(["app", "-q", "--json", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("omnidrop: error: ") and text in err and err.count("\n") == 1

@@ -53,8 +53,8 @@ class Visitor:
         body = {"data": data, "fn_index": self.events[event], "session_hash": self.session, "trigger_id": None}
         return self.client.post("gradio_api/queue/join", json=body)
 
-    def ask(self, question: str) -> Any:
-        return self.join(("od-ask", "click"), [None, question, "omnidrop", 0.3, "layers", True])
+    def ask(self, question: str, clip: str = "the shipped clip (16 s)") -> Any:
+        return self.join(("od-ask", "click"), [None, clip, question, "omnidrop", 0.3, "layers", True])
 
     def follow(self) -> Iterator[dict[str, Any]]:
         with self.client.stream("GET", "gradio_api/queue/data", params={"session_hash": self.session}) as lines:
@@ -121,6 +121,13 @@ def test_an_unforeseen_error_is_shown_and_logged_and_the_server_lives(server: Se
     again = visit()
     again.ask(RIGHT)
     assert ">blue</p>" in json.dumps(list(again.follow()))
+
+
+def test_a_clip_that_was_forgotten_is_not_taken_for_another(visit: Visit) -> None:
+    visitor = visit()
+    visitor.ask(RIGHT, "holiday.mp4 (12.0 s)")
+    said = json.dumps(list(visitor.follow()))
+    assert "has been forgotten; choose, upload or record it again" in said and "blue" not in said
 
 
 def test_uploaded_files_are_read_and_gone(server: Server, visit: Visit) -> None:

@@ -209,4 +209,5 @@ def test_the_reference_shows_fields_and_their_meaning(pages: dict[Path, _Page]) 
 def test_every_warning_of_the_hooks_stops_the_build(site: Path) -> None:
     """The build ran with our hooks: it asked them about the built pages, and there was nothing to say."""
     assert not list(hooks.foreign_assets(site))
+    assert (site / "search" / "search_index.js").read_text(encoding="utf-8").startswith("var __index = {")
     assert (site / "site" / "extra.css").is_file() and not (site / "site" / "hooks.py").exists()

@@ -124,6 +124,24 @@ def test_one_segment_is_prune(family: str, method: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_full_model_answers_by_its_thinker(family: str) -> None:
+    model, whole = tiny.FULL[family](), prompt(family, CLIPS["video"], seed=45)
+    seen: list[int] = []
+
+    class Streamer:
+        def put(self, value: Tensor) -> None:
+            seen.extend(value.flatten().tolist())
+
+        def end(self) -> None:
+            seen.append(-1)
+
+    streamed = prefill(model, cut(whole, 4), method=ALL)
+    said = streamed.generate(max_new_tokens=4, do_sample=False, streamer=Streamer())
+    assert torch.equal(said, greedy(model.thinker, whole.inputs, 3).sequences)
+    assert seen == [*said[0].tolist(), -1]
+
+
 @dataclass
 class Logged:
     """A rule that writes down what it leaves: [segment][layer] prompt positions."""

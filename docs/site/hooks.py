@@ -36,8 +36,12 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
 
 
 def on_post_build(config: Any, **_: Any) -> None:
-    """No page and no style sheet may fetch anything from elsewhere."""
-    for complaint in foreign_assets(Path(config["site_dir"])):
+    """Nothing may be fetched from elsewhere, and pages that are opened from disk must find their index."""
+    site = Path(config["site_dir"])
+    # From disk the theme's script asks for the index of the search as a script, and stops where there is none.
+    index = (site / "search" / "search_index.json").read_text(encoding="utf-8")
+    (site / "search" / "search_index.js").write_text(f"var __index = {index}", encoding="utf-8")
+    for complaint in foreign_assets(site):
         log.warning(complaint)
 
 

@@ -43,7 +43,7 @@ class Record:
 
     layout: TokenLayout
     kept: list[list[Tensor]]  # [layer][row], original positions entering the layer, on any device until read
-    scores: list[list[Tensor]] = field(default_factory=list)  # [layer][row], S of the prunable ones; empty: not recorded
+    scores: list[list[Tensor]] = field(default_factory=list)  # [layer][row], S of the prunable ones, if recorded
     evicted: bool = False  # earlier layers forgot what the last one dropped
     prunable: tuple[int, ...]  # modalities that count as "tokens that may be dropped"
     shape: DecoderShape

@@ -17,7 +17,8 @@ import pytest
 
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--disable-component-update", "--disable-sync", "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
 ]  # fmt: skip
 HERE = ("file", "data", "blob", "about")  # schemes that never leave the machine
 LOCAL = ("127.0.0.1", "localhost", "[::1]")

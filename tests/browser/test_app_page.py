@@ -93,6 +93,12 @@ def test_a_needle_question_is_answered_right_with_pruning(visit: Callable[..., A
     assert "of all tokens" in number(page, "pruned", "KV cache")
     inside = page.frame_locator("iframe.od-frame")
     assert inside.get_by_text(RIGHT).first.is_visible() and inside.locator("#layer").is_visible()
+    page.locator("iframe.od-frame").scroll_into_view_if_needed()
+    tall = inside.locator("html").evaluate("page => page.offsetHeight")
+    assert tall > 900  # else the frame's first height would do
+    page.wait_for_function(  # no scroll bar inside the page's own
+        "tall => document.querySelector('iframe.od-frame').offsetHeight >= tall", arg=tall
+    )
 
 
 def test_the_frame_is_as_tall_as_it_says_and_believes_no_other(visit: Callable[..., Any]) -> None:

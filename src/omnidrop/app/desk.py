@@ -69,9 +69,7 @@ class Desk:
         max_new_tokens: int = MAX_NEW_TOKENS,
         max_seconds: float = MAX_SECONDS,
     ) -> None:
-        for word, value, least in (("max_new_tokens", max_new_tokens, 1), ("max_seconds", max_seconds, 1)):
-            if value < least:
-                raise SettingError(f"{word} is {value}; it must be at least {least}")
+        check(max_new_tokens=max_new_tokens, max_seconds=max_seconds)
         self.model, self.processor, self.name = model, processor, name
         self.max_new_tokens, self.max_seconds = max_new_tokens, max_seconds
         self.words = ask.speaks_needle(processor)  # the tiny model: it knows the words of its own task alone
@@ -159,6 +157,13 @@ class Desk:
                 "nothing. Choose a question that goes with the clip, or start the page with --model."
             )
         return ""
+
+
+def check(*, max_new_tokens: int = MAX_NEW_TOKENS, max_seconds: float = MAX_SECONDS) -> None:
+    """Raise `SettingError` for limits that let nothing through: before a model is loaded for nothing."""
+    for word, value in (("max_new_tokens", max_new_tokens), ("max_seconds", max_seconds)):
+        if not value >= 1:
+            raise SettingError(f"{word} is {value}; it must be at least 1")
 
 
 def unknown_words(processor: Any, text: str) -> list[str]:

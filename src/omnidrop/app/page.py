@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .. import reports
 from ..budget import BUDGETS
 from ..errors import OmnidropError, SettingError
 from . import preview, show
@@ -28,6 +29,7 @@ DRAWN = 10_000  # clips to draw from
 PEOPLE = 32  # whose chosen clips are held; each at most 50 MB
 FORGET = 3600  # seconds after which a chosen clip is forgotten
 SWEEP = 60, 600  # seconds: how often, and from which age on, files that nobody asked about are removed
+FORGOTTEN = "this clip was chosen long ago and has been forgotten; choose, upload or record it again"
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # events are for this page, not an interface for programs
 JOB: dict[str, Any] = {"concurrency_id": "job", "concurrency_limit": 1, **PRIVATE}
 AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", **PRIVATE}
@@ -67,6 +69,7 @@ def build(desk: Desk, folder: Path, max_upload_mb: float) -> Any:
                         )
                 refused = gr.HTML(elem_id="od-refused")
                 clip = gr.HTML(_clip(shipped), elem_id="od-clip")
+                shown = gr.Textbox(shipped.name, visible="hidden", elem_id="od-shown")  # whose clip the visitor sees
             with gr.Column():
                 question = gr.Textbox(
                     shipped.known[0].text, label="Question", lines=2, max_lines=6, elem_id="od-question"
@@ -98,7 +101,7 @@ def build(desk: Desk, folder: Path, max_upload_mb: float) -> Any:
         def choose(what: Any) -> dict[Any, Any]:
             first = what.known[0].text if what.known else gr.skip()
             return {
-                chosen: what, clip: _clip(what), question: first, refused: "",
+                chosen: what, clip: _clip(what), shown: what.name, question: first, refused: "",
                 known: gr.Dataset(samples=_samples(what), visible=bool(what.known)),
                 said: "", pruned: show.PRUNED, full: show.FULL, foot: "", kept: "",
             }  # fmt: skip
@@ -120,13 +123,15 @@ def build(desk: Desk, folder: Path, max_upload_mb: float) -> Any:
                 _remove(path, folder)
 
         def ask(
-            what: Any, question: str, method: str, keep: float, budget: str, compare: bool
+            what: Any, name: str, question: str, method: str, keep: float, budget: str, compare: bool
         ) -> Iterator[dict[Any, Any]]:
             scene: Scene | None = None
+            what = what or shipped
+            if what.name != name:  # Gradio holds the clips of so many visitors, for so long: not the wrong clip instead
+                yield {said: show.message(FORGOTTEN, "error")}
+                return
             try:
-                for scene in desk.ask(
-                    what or shipped, question, method=method, keep=keep, budget=budget, compare=compare
-                ):
+                for scene in desk.ask(what, question, method=method, keep=keep, budget=budget, compare=compare):
                     yield {
                         said: show.message(scene.note), pruned: show.pruned(scene), full: show.full(scene),
                         foot: show.footnote(scene), kept: show.kept(scene) if scene.complete else "",
@@ -138,7 +143,7 @@ def build(desk: Desk, folder: Path, max_upload_mb: float) -> Any:
                     raise  # Gradio logs it and shows its text
                 yield {said: show.message(str(error), "error")}
 
-        anew = [chosen, clip, question, refused, known, said, pruned, full, foot, kept]
+        anew = [chosen, clip, shown, question, refused, known, said, pruned, full, foot, kept]
         use_shipped.click(lambda: choose(shipped), None, anew, **JOB)
         draw.click(lambda: choose(desk.drawn(random.randrange(DRAWN))), None, anew, **JOB)
         given = [*anew, file, camera, microphone, lying]
@@ -148,7 +153,7 @@ def build(desk: Desk, folder: Path, max_upload_mb: float) -> Any:
             taken.then(lambda path: _remove(path, folder), lying, None, **AT_ONCE)
         known.click(lambda sample: sample[0], known, question, **AT_ONCE)
         running = gr.on(
-            [go.click, question.submit], ask, [chosen, question, method, keep, budget, compare],
+            [go.click, question.submit], ask, [chosen, shown, question, method, keep, budget, compare],
             [said, pruned, full, foot, kept], show_progress="minimal", show_progress_on=[pruned, full], **JOB,
         )  # fmt: skip
         stop.click(None, cancels=[running]).then(  # afterwards, or a late word would take the place of this one
@@ -159,13 +164,12 @@ def build(desk: Desk, folder: Path, max_upload_mb: float) -> Any:
 
 
 def _heading(desk: Desk) -> str:
-    millions = desk.model.num_parameters() / 1e6
+    count = desk.model.num_parameters()
+    size = f"{count / 1e9:.1f} billion parameters" if count >= 1e9 else f"{count / 1e6:.1f} million parameters"
     if desk.name is None:
-        model = (
-            f"the shipped tiny model ({millions:.1f} million parameters), which knows only the words of its own task"
-        )
+        model = f"the shipped tiny model ({size}), which knows only the words of its own task"
     else:
-        model = f"{escape(desk.name)} ({millions / 1000:.1f} billion parameters)"
+        model = f"{escape(desk.name)} ({size})"
     what = "Ask a clip, and see which pictures and sounds the answer was made from."
     return f"<h1>omnidrop</h1><p>{what} Model: {model}.</p>"
 
@@ -218,6 +222,7 @@ def check(*, host: str = HOST, port: int = PORT, max_upload_mb: float = MAX_UPLO
     """Whether `serve` could: before a model is loaded for nothing. Gives the port. Raises `SettingError`."""
     if find_spec("gradio") is None:  # not imported here: it reads its environment when it is
         raise SettingError("the page needs Gradio, which is not installed; pip install 'omnidrop[app]'")
+    reports.check_installed()
     if not max_upload_mb > 0:
         raise SettingError(f"max_upload_mb is {max_upload_mb}; it must be above 0")
     if queue < 1:

@@ -48,23 +48,23 @@ def app(options: argparse.Namespace) -> int:
     progress = Progress(options.quiet)
     progress.stage(f"loading {options.model or 'the shipped tiny model'}")
     from .. import prompt
-    from ..app.desk import Desk
-    from ..app.page import check, serve
+    from ..app import desk, page
 
     served = {name: getattr(options, name) for name in ("host", "port", "queue", "max_upload_mb")}
     asked = {name: getattr(options, name) for name in ("max_seconds", "max_new_tokens")}
     served, asked = ({k: v for k, v in each.items() if v is not None} for each in (served, asked))
-    check(**served)
+    page.check(**served)
+    desk.check(**asked)
     quiet_transformers()
     model, processor = prompt.load(options.model, options.dtype, options.device, options.attn)
     one_thread_if_tiny(model)
-    desk = Desk(model, processor, name=options.model, **asked)
+    served_by = desk.Desk(model, processor, name=options.model, **asked)
     progress.stage("warming up")
-    desk.warm_up()
+    served_by.warm_up()
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    with serve(desk, **served) as url:
+    with page.serve(served_by, **served) as url:
         progress.done()
         print(json.dumps({"format": "omnidrop.app", "version": 1, "url": url}) if options.json else url, flush=True)
         ended.wait()

@@ -11,7 +11,7 @@ from typing import Any
 from .. import measure, media
 from ..reports import check_installed
 from . import show
-from .report import scored, write
+from .report import write
 from .run import costs, described, setup
 from .setup import Progress, method, one_thread_if_tiny, quiet_transformers
 
@@ -50,7 +50,7 @@ def demo(options: argparse.Namespace) -> int:
         write(
             options.report,
             "--report",
-            [scored(model, inputs, chosen) for inputs in prompts],
+            [measure.scored(model, inputs, chosen) for inputs in prompts],
             media=clip,
             answers=[pruned.answer for _, _, pruned in answers],
             titles=[each["text"] for each in asked],

@@ -91,14 +91,3 @@ def write(path: str, option: str, traces: Any, **given: Any) -> int:
         return Path(path).write_bytes(text.encode())
     except OSError as error:
         raise OmnidropError(f"{option} {path} cannot be written: {error.strerror}") from error
-
-
-def scored(model: Any, inputs: Any, method: Any) -> Any:
-    """The trace of one more prefill, with scores: recording them costs time that no measured run should bear."""
-    import torch
-
-    from ..runtime import prune
-
-    with prune(model, method, scores=True) as trace, torch.inference_mode():
-        model.generate(**inputs.to(model.device), max_new_tokens=1, do_sample=False)
-    return trace

@@ -11,7 +11,7 @@ from .. import measure, media
 from ..errors import OmnidropError, SettingError
 from ..reports import check_installed
 from . import show, stream
-from .report import scored, write
+from .report import write
 from .setup import Progress, method, one_thread_if_tiny, quiet_transformers
 
 
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     if options.report:
         progress.stage("drawing the report")
         sides = {"pruned": pruned.to_json(), "unpruned": full.to_json() if full is not None else None}
-        trace = scored(model, inputs, chosen)
+        trace = measure.scored(model, inputs, chosen)
         write(
             options.report, "--report", trace, media=clips, answers=[pruned.answer], titles=[question], measured=[sides]
         )

@@ -339,4 +339,12 @@
   }
 
   start();
+
+  // In a frame (the page of `omnidrop app`): say how tall this page is.
+  if (parent !== window) {
+    const page = document.documentElement;
+    const tell = () => parent.postMessage({ omnidropHeight: page.offsetHeight }, "*");
+    tell();  // a frame out of view is not drawn, and nothing is observed in it
+    new ResizeObserver(tell).observe(page);
+  }
 })();
