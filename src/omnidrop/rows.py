@@ -23,8 +23,10 @@ def pack(rows: Sequence[Tensor], fill: int) -> Tensor:
 
 def take(x: Tensor, columns: Tensor) -> Tensor:
     """x (B, L, ...) at columns (B, K) -> (B, K, ...)."""
-    index = columns.to(x.device).reshape(*columns.shape, *[1] * (x.dim() - 2))
-    return x.gather(1, index.expand(*columns.shape, *x.shape[2:]))
+    columns = columns.to(x.device)
+    if x.shape[0] == 1:
+        return x.index_select(1, columns[0])  # copies whole rows
+    return x[torch.arange(x.shape[0], device=x.device)[:, None], columns]
 
 
 @dataclass(kw_only=True)

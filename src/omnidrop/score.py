@@ -39,13 +39,13 @@ def head_attention(queries: Tensor, keys: Tensor, rows: Tensor, *, scale: float,
     heads, asking, width = queries.shape
     groups, length, _ = keys.shape
     keys = keys.float().transpose(-1, -2)  # (G, D, K)
-    queries = queries.float().reshape(groups, heads // groups, asking, width)
+    queries = (queries.float() * scale).reshape(groups, heads // groups, asking, width)
     place = torch.arange(length, device=keys.device)
     total: Tensor | None = None
     for start in range(0, asking, row_chunk):
         part = queries[:, :, start : start + row_chunk]
         size = part.shape[2]
-        logits = (part.reshape(groups, -1, width) @ keys).view(groups, -1, size, length) * scale
+        logits = (part.reshape(groups, -1, width) @ keys).view(groups, -1, size, length)
         future = place > rows[start : start + row_chunk, None]  # (size, K)
         received = logits.masked_fill_(future, float("-inf")).softmax(-1).sum(2)
         total = received if total is None else total.add_(received)
