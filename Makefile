@@ -62,7 +62,7 @@ endef
 
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(call install,.venv,media)
+	$(call install,.venv,media$(comma)report)
 	@touch $@
 
 .venv/.ready-dev: .venv/.ready
