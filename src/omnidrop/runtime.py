@@ -335,7 +335,7 @@ class _Session:
             return
         if self.segment is not None and self.segment.ranked:
             self.segment.scores.append(self.cut.prefill.attention(0, 0, attended).mean(0))
-        if self.scores:
+        if self.scores and self.cut.prefill.followed is None:
             self.cut.prefill.note_scores(attended)
 
     def on_decoder_end(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
