@@ -135,8 +135,8 @@ def test_every_count_within_reach(name, alike, dtype):
     view, method = sample(SAMPLES[name]), DASH(min_segment=4)
     features = torch.ones_like(view.features) if alike else view.features
     view = sample(SAMPLES[name], features=features.to(dtype))
-    assert method.least(view) <= 1 + 0.05 * view.budget.total
-    for n in range(max(method.least(view), 1), view.budget.total, 3):
+    assert method.least(view.runs, view.budget) <= 1 + 0.05 * view.budget.total
+    for n in range(max(method.least(view.runs, view.budget), 1), view.budget.total, 3):
         kept, changed = method.choose(view, n)
         assert len(kept) == n and kept.tolist() == sorted(set(kept.tolist()))
         assert changed.shape == (n, 12) and changed.dtype == dtype and changed.isfinite().all()
@@ -147,7 +147,7 @@ def test_every_count_within_reach(name, alike, dtype):
 @pytest.mark.parametrize("name", SAMPLES)
 def test_counts_come_from_counts_alone(name):
     view, method = sample(SAMPLES[name]), DASH()
-    for n in {max(method.least(view), 1), view.budget.total // 2, view.budget.total - 1}:
+    for n in {max(method.least(view.runs, view.budget), 1), view.budget.total // 2, view.budget.total - 1}:
         kept, changed = method.choose(without_content(view), n)
         assert kept.shape == (n,) and changed.shape == (n, 12)
 

@@ -38,7 +38,7 @@ def test_every_count_within_reach(name, audio_keep):
     floor = int(audio_keep * audio + 0.5) + sum(
         -(-frames // 4) * tokens // frames for kind, _, tokens, frames in view.runs if kind == VIDEO
     )
-    assert method.least(view) == floor
+    assert method.least(view.runs, view.budget) == floor
     for n in range(max(floor, 1), total):
         kept = method.choose(view, n)
         assert len(kept) == n and kept.tolist() == sorted(set(kept.tolist()))

@@ -102,7 +102,7 @@ def test_every_count_within_reach(name, alike, dtype):
     view, method = sample(SAMPLES[name]), OmniZip(clamp=False)
     features = torch.ones_like(view.features) if alike else view.features
     view = sample(SAMPLES[name], features=features.to(dtype))
-    for n in range(max(method.least(view), 1), view.budget.total, 3):
+    for n in range(max(method.least(view.runs, view.budget), 1), view.budget.total, 3):
         kept, changed = method.choose(view, n)
         assert len(kept) == n and kept.tolist() == sorted(set(kept.tolist()))
         assert changed.shape == (n, 12) and changed.dtype == dtype and changed.isfinite().all()
@@ -127,7 +127,7 @@ def test_the_clamp_has_two_ends():
 @pytest.mark.parametrize("name", SAMPLES)
 def test_counts_come_from_counts_alone(name):
     view, method = sample(SAMPLES[name]), OmniZip(clamp=False)
-    for n in {max(method.least(view), 1), view.budget.total // 2, view.budget.total - 1}:
+    for n in {max(method.least(view.runs, view.budget), 1), view.budget.total // 2, view.budget.total - 1}:
         kept, changed = method.choose(without_content(view), n)
         assert kept.shape == (n,) and changed.shape == (n, 12)
 

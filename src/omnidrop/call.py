@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from .cache import check_prunable
 from .errors import InputError
 from .models import Adapter
 from .prefill import Kept
-from .tokens import MediaSizes, TokenLayout
+from .tokens import MediaSizes, TokenLayout, key_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,7 @@ class Call:
         """A number for each row's text, the same alone and in any batch; `valid` (B, L) bool."""
         assert self.input_ids is not None
         rows = zip(self.input_ids.cpu(), valid, strict=True)
-        return [crc32(ids[real].contiguous().numpy().tobytes()) for ids, real in rows]
+        return [key_of(ids[real]) for ids, real in rows]
 
     def check(self, cache: Any) -> None:
         """Refuse a prompt with media that would be silently wrong. Raises `InputError` or `ModelError`."""

@@ -8,7 +8,7 @@ Shapes: B batch, L prompt, K width of the widest row at the moment, D model widt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -19,7 +19,7 @@ from .budget import Budget, DecoderShape, drops_of
 from .methods.base import InputView, LayerView, Merged, Method
 from .models.base import split_heads
 from .rows import Row, pack
-from .tokens import Modality, TokenLayout
+from .tokens import Modality, TokenLayout, runs_of
 
 
 @dataclass(kw_only=True)
@@ -27,11 +27,12 @@ class Attended:
     """What a decoder layer just computed, as far as a method may ask for it."""
 
     hidden: Tensor  # (B, K, D), what leaves the layer
-    queries: Tensor  # (B, K, ...) before rotary
-    keys: Tensor  # (B, K, ...) before rotary
-    rotary: tuple[Tensor, Tensor]  # cos, sin (B, K, head width)
+    queries: Tensor  # (B, K, heads * head width) or (B, K, heads, head width), before rotary
+    keys: Tensor  # the same with key heads
+    rotary: tuple[Tensor, Tensor] | None  # cos, sin (B, K, head width); None: both carry their positions, heads apart
     scale: float
     stored: Tensor | None = None  # (B, G, P + K, head width): on a filled cache, all of the layer's keys, rotated
+    join: Callable[[Tensor], Tensor] | None = None  # (H, K) -> (H of all devices, K), where each has a part
 
 
 @dataclass(kw_only=True)
@@ -60,7 +61,7 @@ class Prefill:
 
     def __post_init__(self) -> None:
         layout = self.layout
-        prunable = layout.valid & torch.isin(layout.modality, torch.tensor([int(k) for k in self.method.prunable]))
+        prunable = layout.among(self.method.prunable)
         self.rows = []
         self._media: list[Tensor] = []  # original positions of each row's prunable tokens, on the host
         for b in range(layout.shape[0]):
@@ -148,15 +149,9 @@ class Prefill:
     def _input_view(self, b: int, embeds: Tensor, saliency: Mapping[Modality, Tensor]) -> InputView:
         row = self.rows[b]
         positions = row.positions[row.media]
-        where = self._media[b]
-        modality, item, frame = (getattr(self.layout, name)[b][where] for name in ("modality", "item", "frame"))
-        clips = torch.stack([modality, item], 1).unique(dim=0).tolist()
-        runs = []
-        for kind, number in clips:
-            mine = (modality == kind) & (item == number)
-            runs.append((kind, number, int(mine.sum()), int(frame[mine].max()) + 1))
         worth = None
         if saliency:
+            modality = self.layout.modality[b][self._media[b]]
             worth = torch.zeros(len(positions), dtype=torch.float32, device=self.device)
             for kind in set(saliency) & set(self.method.prunable):
                 values = saliency[kind]
@@ -167,7 +162,7 @@ class Prefill:
             key=self.keys[b],
             features=embeds[positions.to(embeds.device)].to(self.device),
             question=embeds[row.positions[row.asks].to(embeds.device)].to(self.device),
-            runs=runs,
+            runs=runs_of(self.layout, b, self.method.prunable),
             budget=self._budget(b, self.totals[b]),
             max_chunk=self.max_chunks[b],
             saliency=worth,
@@ -227,19 +222,24 @@ class Prefill:
 
         P entries were in the cache before (none, unless this prefill adds to one), then come the row's own K.
         """
-        cos, sin = (part[b, offset:] for part in attended.rotary)
-        asks, width = self.rows[b].asks.to(cos.device), cos.shape[-1]
-        skipped = len(cos) - attended.queries[b, offset:].shape[0]  # `lean` runs the newest row of the last layer alone
+        row = self.rows[b]
+        asks, length = row.asks.to(attended.queries.device), len(row.positions)
+        skipped = length - attended.queries[b, offset:].shape[0]  # `lean` runs the newest row of the last layer alone
         if skipped:
-            asks = asks.new_tensor([len(cos) - 1])
-        asking = split_heads(attended.queries[b, offset:][asks - skipped], width)
-        queries = score.rotate(asking, cos[asks], sin[asks])
-        if attended.stored is None:
-            keys = score.rotate(split_heads(attended.keys[b, offset:], width), cos, sin)
+            asks = asks.new_tensor([length - 1])
+        queries, keys = attended.queries[b, offset:][asks - skipped], attended.keys[b, offset:]
+        if attended.rotary is None:
+            queries, keys = queries.transpose(0, 1), keys.transpose(0, 1)
         else:
+            cos, sin = (part[b, offset:] for part in attended.rotary)
+            queries = score.rotate(split_heads(queries, cos.shape[-1]), cos[asks], sin[asks])
+            if attended.stored is None:
+                keys = score.rotate(split_heads(keys, cos.shape[-1]), cos, sin)
+        if attended.stored is not None:
             keys = attended.stored[b]
-        places = asks + (keys.shape[1] - len(cos))
-        return score.head_attention(queries, keys, places, scale=attended.scale).to(self.device)
+        places = asks + (keys.shape[1] - length)
+        received = score.head_attention(queries, keys, places, scale=attended.scale)
+        return (received if attended.join is None else attended.join(received)).to(self.device)
 
     def note_scores(self, attended: Attended) -> None:
         """Record S (eq. 5) of the prunable tokens that entered the layer which has just run, row by row."""

@@ -3,6 +3,9 @@
 A schedule is a list p of L shares; layer l drops k_l = floor(p_l * n_l) of the n_l media tokens that enter it, and the
 last layer drops nothing. Counts alone decide, so every shape is known before the GPU starts. Source: paper eq. 3, 4,
 6, app. E.
+
+A serving engine pays for every place where the sequence shrinks, so the drops may be gathered between a few *stages*,
+runs of layers that see the same tokens. A plan is folded onto stages by one rule, `in_stages`.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from .budget import counts_of
+from .budget import Budget, counts_of, drops_of
 from .errors import SettingError
 
 ROUNDING = 1e-9  # 0.29 * 100 is 28.999999999999996 in binary; a whole number of tokens must not be lost to that
@@ -86,3 +89,54 @@ def family(layers: int, knob: float, *, t_mid: float = 0.5, beta: float = 20.0) 
     p_init = max(0.0, (p_final - 0.2) / 15.0)
     p_init += (1.0 - p_init) * max(2.0 * knob - 1.0, 0.0)
     return sigmoid(layers, p_init=p_init, p_final=p_final, t_mid=t_mid, beta=beta)
+
+
+def around(shares: Sequence[float], knob: float) -> list[float]:
+    """The schedules from "drop nothing" (knob 0) through the given shares (knob 1/2) to "drop all" (knob 1)."""
+    loosened, tightened = min(2.0 * knob, 1.0), max(2.0 * knob - 1.0, 0.0)
+    return [share * loosened + (1.0 - share * loosened) * tightened for share in shares]
+
+
+def stage_starts(layers: int, stages: int) -> list[int]:
+    """First layer of each of `stages` runs of nearly equal length, none shorter than the first: 28, 4 -> 0, 7, 14, 21.
+
+    Raises `SettingError` unless 1 <= stages <= layers.
+    """
+    if not 1 <= stages <= layers:
+        raise SettingError(f"stages is {stages}; it must be a whole number from 1 to {layers}, the decoder's layers")
+    return [stage * layers // stages for stage in range(stages)]
+
+
+def in_stages(counts: Sequence[int], stages: int | None) -> list[int]:
+    """n_l of a plan that drops between stages only: each layer sees its stage's mean of `counts`, rounded half up.
+
+    The first stage sees all that enters, which is more than its mean: what is solved for a budget must be solved on the
+    folded counts. None, or as many stages as layers: the counts as they are.
+    """
+    if stages is None:
+        return list(counts)
+    starts = stage_starts(len(counts), stages)
+    folded: list[int] = []
+    for start, end in zip(starts, [*starts[1:], len(counts)], strict=True):
+        size = end - start
+        mean = (2 * sum(counts[start:end]) + size) // (2 * size)
+        folded += [mean if start else counts[0]] * size
+    return folded
+
+
+def drops_in_stages(
+    shares: Sequence[float], budget: Budget, stages: int | None, *, word: str = "layers", evict: bool = False
+) -> list[int]:
+    """k_l of a schedule that is told, not solved; with `stages` moved along `around` until its cost in `word` is equal.
+
+    Where the first stage alone costs more than the whole schedule did, nothing goes on behind it: the nearest there is.
+    """
+    told = counts(shares, budget.entering)
+    if stages is None or stages == budget.layers:
+        return drops_of(told)
+
+    def counts_at(knob: float) -> list[int]:
+        return in_stages(counts(around(shares, knob), budget.entering), stages)
+
+    target, floor = (budget.share(word, plan, evict=evict) for plan in (told, counts_at(1.0)))
+    return budget.solve(max(target, floor), word, counts_at, evict=evict)

@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
+from zlib import crc32
 
 import torch
 from torch import Tensor
 
 from .errors import InputError, SettingError
 
+Runs = Sequence[tuple[int, int, int, int]]  # (modality, item, tokens, frames) of each clip; 0 frames but for video
 QUERIES = ("after_media", "question", "last")
 
 
@@ -51,6 +53,10 @@ class TokenLayout:
         """Number of valid tokens of each modality in one row, by lower-case name."""
         values = self.modality[row][self.valid[row]]
         return {kind.name.lower(): int((values == kind).sum()) for kind in Modality}
+
+    def among(self, kinds: Sequence[Modality]) -> Tensor:
+        """(B, L) bool: the valid positions of these modalities."""
+        return self.valid & torch.isin(self.modality, torch.tensor([int(kind) for kind in kinds]))
 
     def to_json(self) -> dict[str, list]:
         """Nested lists; nan becomes None, since JSON has no nan."""
@@ -91,6 +97,22 @@ class MediaSizes:
     audio_tokens: Sequence[int] = ()
     audio_tokens_per_second: float = 25.0
     seconds_per_chunk: float = field(default=2.0)
+
+
+def runs_of(layout: TokenLayout, row: int, kinds: Sequence[Modality]) -> list[tuple[int, int, int, int]]:
+    """The clips of one row that are of these modalities, by modality and then item: what `InputView.runs` holds."""
+    mine = layout.among(kinds)[row]
+    modality, item, frame = (getattr(layout, name)[row][mine] for name in ("modality", "item", "frame"))
+    runs = []
+    for kind, number in torch.stack([modality, item], 1).unique(dim=0).tolist():
+        clip = (modality == kind) & (item == number)
+        runs.append((kind, number, int(clip.sum()), int(frame[clip].max()) + 1))
+    return runs
+
+
+def key_of(ids: Tensor | Sequence[int]) -> int:
+    """A number for one prompt's text, from its (L,) token ids without padding: what `InputView.key` holds."""
+    return crc32(torch.as_tensor(ids, dtype=torch.long).cpu().contiguous().numpy().tobytes())
 
 
 def build(

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, SettingError
+from ..jsonl import append, differences, lines, mend
+from ..jsonl import write as write
 
 FORMAT, VERSION = "omnidrop.eval.run", 1
 Row = dict[str, Any]
@@ -78,14 +79,12 @@ class Folder:
             self._check(mine)
         else:
             write(path / "run.json", mine)
-        _mend(path / self.own)
+        mend(path / self.own)
         self.reload()
 
     def _check(self, mine: dict[str, Any]) -> None:
         theirs = load(self.path / "run.json")["settings"]  # type: ignore[operator]
-        names = [name for name in {**mine["settings"], **theirs} if mine["settings"].get(name) != theirs.get(name)]
-        if names:
-            told = "; ".join(f"{n} was {theirs.get(n)!r} and is {mine['settings'].get(n)!r}" for n in names)
+        if told := differences(theirs, mine["settings"]):
             raise SettingError(f"{self.path} holds a run with other settings: {told}. Give another --out, or delete it")
 
     def reload(self) -> None:
@@ -103,14 +102,12 @@ class Folder:
         row = json.loads(json.dumps(row))  # what a restart would read
         self.rows[row["item"]] = row
         if self.path is not None:
-            with (self.path / self.own).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n")
+            append(self.path / self.own, row)
 
     def session(self, facts: dict[str, Any]) -> None:
         """Note who runs now; one short line, so that several processes can share the file."""
         if self.path is not None:
-            with (self.path / "sessions.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(facts, ensure_ascii=False) + "\n")
+            append(self.path / "sessions.jsonl", facts)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -131,8 +128,7 @@ def read(folder: Path) -> dict[str, Row]:
     mark = load(folder / "run.json")["fingerprint"]
     rows: dict[str, Row] = {}
     for path in sorted(folder.glob("rows*.jsonl")):
-        content = path.read_bytes()
-        for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
+        for number, line in enumerate(lines(path), 1):
             try:
                 row = json.loads(line)
                 item, settings, error = row["item"], row["settings"], row["error"]
@@ -145,19 +141,3 @@ def read(folder: Path) -> dict[str, Row]:
             if item not in rows or error is None or rows[item]["error"] is not None:
                 rows[item] = row
     return rows
-
-
-def write(path: Path, document: dict[str, Any]) -> None:
-    """A JSON document, whole or not at all, also where several processes write it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-def _mend(path: Path) -> None:
-    """Cut off the half line of a process that was killed while it wrote: that item is asked again."""
-    if path.exists():
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(path, whole)

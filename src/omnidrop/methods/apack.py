@@ -38,7 +38,7 @@ from .. import schedule, select
 from ..budget import Budget, counts_of, whole
 from ..errors import SettingError
 from ..select import frames, merge, quota, scenes
-from ..tokens import Modality
+from ..tokens import Modality, Runs
 from .base import Budgeted, InputView, LayerView, check_flag, check_query, check_range
 
 LINE_END, SLOPE = 0.8, 1 / 3  # P = SLOPE * (LINE_END - R_pre): through (.50, .10) and (.35, .15)
@@ -93,8 +93,9 @@ class APack(Budgeted):
     def _counts(self, entering: int, rate: float, layers: int) -> list[int]:
         return counts_of(schedule.drops(self._rates(rate, layers), entering), entering)
 
-    def _entering(self, budget: Budget, audio: int) -> int:
+    def entering(self, runs: Runs, budget: Budget) -> int:
         """n_0: the paper's R_pre where both stages together meet `keep`."""
+        audio = budget.total - sum(tokens for kind, _, tokens, _ in runs if kind == Modality.VIDEO)
 
         def at(knob: float) -> tuple[int, float]:
             r_pre, beyond = max(1.0 - 2.0 * knob, 0.0), max(2.0 * knob - 1.0, 0.0)
@@ -112,7 +113,7 @@ class APack(Budgeted):
         clips = [(item, tokens, count) for kind, item, tokens, count in view.runs if kind == Modality.VIDEO]
         sizes = [tokens for _, tokens, _ in clips]
         audio = view.budget.total - sum(sizes)
-        n = self._entering(view.budget, audio)
+        n = self.entering(view.runs, view.budget)
         if n == view.budget.total:
             return None
         kept = [quota.where(view.modality == Modality.AUDIO, audio)]

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from .. import select
-from ..budget import whole
+from ..budget import Budget, whole
 from ..errors import SettingError
 from ..select import frames, merge, quota
 from ..select.ratios import Ratios
-from ..tokens import Modality
+from ..tokens import Modality, Runs
 from .base import InputMethod, InputView, Merged, check_range
 
 
@@ -76,14 +76,14 @@ class AudioGuided(InputMethod):
 
     # what both do ----------------------------------------------------------------------------------------------------
 
-    def least(self, view: InputView) -> int:
-        return self._ratios(view).least
+    def least(self, runs: Runs, budget: Budget) -> int:
+        return self._ratios(runs).least
 
-    def most(self, view: InputView) -> int:
-        return self._ratios(view).most
+    def most(self, runs: Runs, budget: Budget) -> int:
+        return self._ratios(runs).most
 
     def choose(self, view: InputView, n: int) -> Tensor | Merged:
-        ratios = self._ratios(view)
+        ratios = self._ratios(view.runs)
         audio, video = ratios.solve(n)
         kept_audio, features = self._listen(view, audio, ratios.extra)
         heard = torch.zeros(len(view.modality), dtype=torch.bool, device=kept_audio.device)
@@ -126,9 +126,9 @@ class AudioGuided(InputMethod):
         frame = torch.repeat_interleave(sizes, output_size=len(places))
         return places[quota.best_of_each(torch.cat(scores), frame, quota.rounded(shares), count)]
 
-    def _ratios(self, view: InputView) -> Ratios:
-        audio = sum(tokens for modality, _, tokens, _ in view.runs if modality == Modality.AUDIO)
-        video = sum(tokens for modality, _, tokens, _ in view.runs if modality == Modality.VIDEO)
+    def _ratios(self, runs: Runs) -> Ratios:
+        audio = sum(tokens for modality, _, tokens, _ in runs if modality == Modality.AUDIO)
+        video = sum(tokens for modality, _, tokens, _ in runs if modality == Modality.VIDEO)
         return Ratios(
             audio=audio,
             video=video,

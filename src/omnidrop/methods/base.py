@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -21,7 +21,7 @@ from torch import Tensor
 from ..budget import Budget, check_budget
 from ..errors import SettingError
 from ..select import quota
-from ..tokens import QUERIES, Modality
+from ..tokens import QUERIES, Modality, Runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class InputView:
     features: Tensor  # (N, D), the encoders' outputs as the decoder would read them
     question: Tensor  # (Q, D), the embeddings of the rows that ask
     key: int  # a number that tells this prompt's text from another's, the same in every batch
-    runs: Sequence[tuple[int, int, int, int]]  # (modality, item, tokens, frames) of every clip, known on the host
+    runs: Runs  # (modality, item, tokens, frames) of every clip, known on the host
     budget: Budget  # the sample's counts; `entering` is still `total`
     max_chunk: int  # highest chunk index of the whole prompt
     saliency: Tensor | None = None  # (N,) float32, attention got in the encoder's last layer; 0 where not asked for
@@ -114,6 +114,19 @@ class Method(ABC):
         """Which of the N tokens enter the decoder: ascending indices, or None for all."""
         return None
 
+    def entering(self, runs: Runs, budget: Budget) -> int:
+        """How many tokens `at_input` lets in, from counts alone: a serving engine asks before any feature exists.
+
+        `runs` and `budget` as in `InputView`, with at least one token that may be dropped. Raises `SettingError` for a
+        method whose input stage does not say it.
+        """
+        if type(self).at_input is not Method.at_input:
+            raise SettingError(
+                f"{type(self).__name__} cannot be planned ahead: it has an input stage, but no `entering`; "
+                "choose another method, or write it"
+            )
+        return budget.total
+
     @abstractmethod
     def plan(self, budget: Budget) -> list[int]:
         """k_l for each of the L layers: how many tokens the output of layer l loses. The last must be 0."""
@@ -149,18 +162,20 @@ class InputMethod(Budgeted):
     def choose(self, view: InputView, n: int) -> Tensor | Merged:
         """Exactly n of the N tokens, 1 <= n < N: ascending indices."""
 
-    def least(self, view: InputView) -> int:
-        """The fewest tokens it can keep of this prompt."""
+    def least(self, runs: Runs, budget: Budget) -> int:
+        """The fewest tokens it can keep of this prompt; `runs` and `budget` as in `InputView`."""
         return 1
 
-    def most(self, view: InputView) -> int:
+    def most(self, runs: Runs, budget: Budget) -> int:
         """The most tokens it can keep of this prompt, if it drops any."""
-        return view.budget.total
+        return budget.total
+
+    def entering(self, runs: Runs, budget: Budget) -> int:
+        least, most = self.least(runs, budget), self.most(runs, budget)
+        return budget.count(self.keep, self.budget, least=least, most=most, what=type(self).__name__)
 
     def at_input(self, view: InputView) -> Tensor | Merged | None:
-        n = view.budget.count(
-            self.keep, self.budget, least=self.least(view), most=self.most(view), what=type(self).__name__
-        )  # fmt: skip
+        n = self.entering(view.runs, view.budget)
         return None if n == view.budget.total else self.choose(view, n)
 
     def plan(self, budget: Budget) -> list[int]:
@@ -184,6 +199,12 @@ def check_query(query: str) -> None:
     """Raise `SettingError` for a word that names no rows."""
     if query not in QUERIES:
         raise SettingError(f"query is {query!r}; choose one of {', '.join(map(repr, QUERIES))}")
+
+
+def check_stages(stages: object) -> None:
+    """Raise `SettingError` for anything but None and a whole number, 1 or more; the depth is not known yet."""
+    if stages is not None and (type(stages) is not int or stages < 1):
+        raise SettingError(f"stages is {stages!r}; it must be a whole number, 1 or more, or None for every layer")
 
 
 def check_flag(name: str, value: object) -> None:

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from .. import select
-from ..budget import whole
+from ..budget import Budget, whole
 from ..select import quota
-from ..tokens import Modality
+from ..tokens import Modality, Runs
 from .base import InputMethod, InputView, check_range
 
 
@@ -40,16 +40,16 @@ class DyCoke(InputMethod):
     def saliency(self) -> tuple[Modality, ...]:
         return (Modality.AUDIO,) if self.audio_keep < 1.0 and self.keep < 1.0 else ()
 
-    def least(self, view: InputView) -> int:
-        audio, video = _tokens(view, Modality.AUDIO), _tokens(view, Modality.VIDEO)
-        return whole(self.audio_keep, audio) + video - sum(_later_frames(view))
+    def least(self, runs: Runs, budget: Budget) -> int:
+        audio, video = _tokens(runs, Modality.AUDIO), _tokens(runs, Modality.VIDEO)
+        return whole(self.audio_keep, audio) + video - sum(_later_frames(runs))
 
     def choose(self, view: InputView, n: int) -> Tensor:
-        audio, video = _tokens(view, Modality.AUDIO), _tokens(view, Modality.VIDEO)
+        audio, video = _tokens(view.runs, Modality.AUDIO), _tokens(view.runs, Modality.VIDEO)
         heard = max(whole(self.audio_keep, audio), n - video)
         recordings = [tokens for modality, _, tokens, _ in view.runs if modality == Modality.AUDIO]
         stay = iter(quota.split(heard, recordings))
-        leave = iter(quota.split(heard + video - n, _later_frames(view)))
+        leave = iter(quota.split(heard + video - n, _later_frames(view.runs)))
         kept = []
         for modality, item, tokens, frames in view.runs:
             places = view.places(modality, item, tokens)
@@ -63,15 +63,15 @@ class DyCoke(InputMethod):
         return torch.cat(kept).sort().values
 
 
-def _tokens(view: InputView, kind: Modality) -> int:
-    return sum(tokens for modality, _, tokens, _ in view.runs if modality == kind)
+def _tokens(runs: Runs, kind: Modality) -> int:
+    return sum(tokens for modality, _, tokens, _ in runs if modality == kind)
 
 
-def _later_frames(view: InputView) -> list[int]:
+def _later_frames(runs: Runs) -> list[int]:
     """Tokens of every frame that may be thinned, all but the first of four, in the order of the clips."""
     return [
         tokens // frames
-        for modality, _, tokens, frames in view.runs
+        for modality, _, tokens, frames in runs
         if modality == Modality.VIDEO
         for frame in range(frames)
         if frame % 4

@@ -19,8 +19,8 @@ from torch import Tensor
 from .. import schedule, select
 from ..budget import Budget, check_budget, whole
 from ..errors import SettingError
-from ..tokens import Modality
-from .base import InputView, LayerView, Method, check_flag, check_query, check_range
+from ..tokens import Modality, Runs
+from .base import InputView, LayerView, Method, check_flag, check_query, check_range, check_stages
 from .tuned import Tuned
 
 HEADROOM = 4 / 3  # with `keep`, the input stage leaves at least this many times keep: room for the decoder to choose
@@ -35,6 +35,9 @@ class OmniDrop(Method):
     is loosened where it would take more than `keep` allows (r_0 >= 4/3 keep; the paper's 30 % setting has 3/2):
     `keep=1.0` drops nothing at all. With explicit shares both stages do exactly what they are told. With
     budget="input" the input stage keeps exactly `keep`, and the layer mean is 2/3 of that, as in the paper.
+
+    With `stages` the decoder's drops are gathered at the boundaries between so many runs of layers, at an equal budget;
+    with a single one the input stage meets `keep` alone.
     """
 
     stage: ClassVar[str] = "input + layers"
@@ -53,6 +56,7 @@ class OmniDrop(Method):
     video_keep: float = 0.4  # input stage: share of video tokens; 1.0 switches it off
     images: str = "keep"  # "keep": never dropped; "prune": scored and dropped like one video frame
     evict: bool = False  # memory first: layers forget what later layers dropped
+    stages: int | None = None  # the decoder drops only between this many equal runs of layers; None: after every layer
 
     def __post_init__(self) -> None:
         explicit = [name for name in ("p_init", "p_final") if getattr(self, name) is not None]
@@ -80,6 +84,7 @@ class OmniDrop(Method):
             check_flag(name, getattr(self, name))
         check_query(self.query)
         check_budget(self.budget)
+        check_stages(self.stages)
         if self.images not in ("keep", "prune"):
             raise SettingError(f"images is {self.images!r}; choose 'keep' or 'prune'")
 
@@ -115,7 +120,7 @@ class OmniDrop(Method):
     # stage 0 -------------------------------------------------------------------------------------------------------
 
     def at_input(self, view: InputView) -> Tensor | None:
-        audio_keep, video_keep = self._shares(view)
+        audio_keep, video_keep = self._shares(view.runs, view.budget)
         if audio_keep == 1.0 and video_keep == 1.0:
             return None
         kept = []
@@ -129,16 +134,22 @@ class OmniDrop(Method):
             kept.append(places)
         return torch.cat(kept).sort().values
 
-    def _shares(self, view: InputView) -> tuple[float, float]:
+    def entering(self, runs: Runs, budget: Budget) -> int:
+        return _input_count(runs, *self._shares(runs, budget))
+
+    def _shares(self, runs: Runs, budget: Budget) -> tuple[float, float]:
         """(audio_keep, video_keep) as used: with `keep`, one factor moves both drop shares, if the budget asks for it.
 
         The smallest factor that brings what enters down to the limit; it loosens the settings, and tightens them only
-        where `keep` itself says what enters (budget="input").
+        where `keep` itself says what enters (budget="input", or a single stage).
         """
         if self.keep is None:
             return self.audio_keep, self.video_keep
-        budget = view.budget
-        need = self.keep if self.budget == "input" else min(HEADROOM * self.keep, 1.0)
+        need, word = self.keep, self.budget
+        if self.stages == 1:  # the decoder drops nothing: all of the target is met here
+            need, word = budget.count(need, word, what="OmniDrop in one stage") / max(budget.total, 1), "input"
+        elif word != "input":
+            need = min(HEADROOM * need, 1.0)
 
         def at(strength: float) -> tuple[float, float]:
             audio = 1.0 - (1.0 - self.audio_keep) * strength
@@ -146,21 +157,23 @@ class OmniDrop(Method):
             return max(audio, 0.0), max(video, 0.25)  # one anchor frame of four stays whole
 
         def enough(strength: float) -> bool:
-            entering = _input_count(view.runs, *at(strength))
-            return budget.share(self.budget, [entering] * budget.layers) >= need
+            entering = _input_count(runs, *at(strength))
+            return budget.share(word, [entering] * budget.layers) >= need
 
         if need >= 1.0:
             return 1.0, 1.0
-        hardest = self._hardest() if self.budget == "input" else 1.0
+        hardest = self._hardest() if word == "input" else 1.0
         if enough(hardest):
             return at(hardest)
         low, high = 0.0, hardest
         for _ in range(40):
             middle = (low + high) / 2
             low, high = (middle, high) if enough(middle) else (low, middle)
-        if self.budget != "input":
+        if word != "input":
             return at(low)
-        return min(at(low), at(high), key=lambda shares: abs(_input_count(view.runs, *shares) - need * budget.total))
+        if _input_count(runs, *at(low)) > (need + budget.slack) * budget.total:  # frames are thinned in large steps
+            return at(high)
+        return min(at(low), at(high), key=lambda shares: abs(_input_count(runs, *shares) - need * budget.total))
 
     def _hardest(self) -> float:
         """The factor beyond which neither modality can lose more at the input."""
@@ -176,17 +189,23 @@ class OmniDrop(Method):
             shares = schedule.sigmoid(
                 budget.layers, p_init=self.p_init, p_final=self.p_final, t_mid=self.t_mid, beta=self.beta
             )
-            return schedule.drops(shares, budget.entering)
+            word = "layers" if self.budget == "input" else self.budget
+            return schedule.drops_in_stages(shares, budget, self.stages, word=word, evict=self.evict)
         keep, word = self.keep, self.budget
-        if word == "input":
+        if word == "input" or self.stages == 1:
             budget.count(keep, word, least=budget.entering, what="OmniDrop's input stage")  # it refuses with the range
+            if self.stages == 1:
+                return [0] * budget.layers
             keep, word = PAPER_RATIO * budget.entering / max(budget.total, 1) if keep < 1.0 else 1.0, "layers"
-        return budget.solve(keep, word, self._counts(budget), evict=self.evict, what="OmniDrop")
+        what = "OmniDrop" if self.stages is None else f"OmniDrop in {self.stages} stages"
+        return budget.solve(keep, word, self._counts(budget), evict=self.evict, what=what)
 
     def _counts(self, budget: Budget) -> Callable[[float], list[int]]:
-        return lambda knob: schedule.counts(
-            schedule.family(budget.layers, knob, t_mid=self.t_mid, beta=self.beta), budget.entering
-        )
+        def counts_at(knob: float) -> list[int]:
+            shares = schedule.family(budget.layers, knob, t_mid=self.t_mid, beta=self.beta)
+            return schedule.in_stages(schedule.counts(shares, budget.entering), self.stages)
+
+        return counts_at
 
     # stages 2 and 3 ------------------------------------------------------------------------------------------------
 
@@ -209,7 +228,7 @@ def _audio_count(tokens: int, share: float) -> int:
     return max(1, whole(share, tokens)) if tokens else 0
 
 
-def _input_count(runs, audio_keep: float, video_keep: float) -> int:
+def _input_count(runs: Runs, audio_keep: float, video_keep: float) -> int:
     """How many tokens the input stage leaves of clips (modality, item, tokens, frames)."""
     left = 0
     for modality, _, tokens, frames in runs:

@@ -45,7 +45,7 @@ from torch.nn.functional import cosine_similarity, normalize
 from ..budget import Budget, whole
 from ..errors import SettingError
 from ..select import balance, cluster, diversity, merge, quota
-from ..tokens import Modality
+from ..tokens import Modality, Runs
 from .base import Budgeted, InputView, LayerView, Merged, check_flag, check_range
 
 DECODER_KEEP = 0.5  # share of what entered that the decoder keeps
@@ -113,7 +113,7 @@ class OmniPack(Budgeted):
         before = min(self._layer(layers) + 1, layers)
         return [entering] * before + [left] * (layers - before)
 
-    def _entering(self, budget: Budget) -> int:
+    def entering(self, runs: Runs, budget: Budget) -> int:
         """n_0: what enters where both stages together meet `keep`."""
 
         def at(knob: float) -> int:
@@ -128,7 +128,7 @@ class OmniPack(Budgeted):
     # before the decoder ---------------------------------------------------------------------------------------------
 
     def at_input(self, view: InputView) -> Merged | None:
-        n = self._entering(view.budget)
+        n = self.entering(view.runs, view.budget)
         if n == view.budget.total:
             return None
         sizes = {kind: [tokens for modality, _, tokens, _ in view.runs if modality == kind] for kind in MEDIA}

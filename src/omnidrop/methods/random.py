@@ -16,7 +16,8 @@ from torch import Tensor
 from .. import schedule
 from ..budget import Budget
 from ..errors import SettingError
-from .base import InputMethod, InputView, LayerView, Merged
+from ..tokens import Runs
+from .base import InputMethod, InputView, LayerView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,8 @@ class Random(InputMethod):
         if self.where not in ("input", "layers"):
             raise SettingError(f"where is {self.where!r}; choose 'input' or 'layers'")
 
-    def at_input(self, view: InputView) -> Tensor | Merged | None:
-        return None if self.where == "layers" else super().at_input(view)
+    def entering(self, runs: Runs, budget: Budget) -> int:
+        return budget.total if self.where == "layers" else super().entering(runs, budget)
 
     def choose(self, view: InputView, n: int) -> Tensor:
         return self._lot(len(view.modality), n, view.key, 0).to(view.modality.device)

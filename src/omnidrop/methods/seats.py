@@ -40,7 +40,7 @@ from torch import Tensor
 from ..budget import Budget, whole
 from ..errors import SettingError
 from ..select import balance, diversity, merge, quota
-from ..tokens import Modality
+from ..tokens import Modality, Runs
 from .base import Budgeted, InputView, LayerView, check_flag, check_query, check_range
 
 STEPS = [math.exp(i) for i in range(3)]  # of stage II, relative to each other
@@ -83,6 +83,9 @@ class SEATS(Budgeted):
         return (Modality.AUDIO, Modality.VIDEO) if self.keep < 1.0 else ()
 
     # how many -------------------------------------------------------------------------------------------------------
+
+    def entering(self, runs: Runs, budget: Budget) -> int:
+        return self._entering(self._nominal(budget), budget.total)
 
     def _nominal(self, budget: Budget) -> float:
         """R, such that all stages together meet `keep`."""
@@ -136,9 +139,8 @@ class SEATS(Budgeted):
     # stage I --------------------------------------------------------------------------------------------------------
 
     def at_input(self, view: InputView) -> Tensor | None:
-        total = view.budget.total
-        n = self._entering(self._nominal(view.budget), total)
-        if n == total:
+        n = self.entering(view.runs, view.budget)
+        if n == view.budget.total:
             return None
         assert view.saliency is not None
         chunks = view.max_chunk + 1

@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 
 from .. import schedule, select
-from ..budget import Budget, counts_of, whole
+from ..budget import Budget, whole
 from ..errors import SettingError
 from ..select import diversity, frames, quota
-from ..tokens import Modality
-from .base import Budgeted, InputView, LayerView, check_flag, check_range
+from ..tokens import Modality, Runs
+from .base import Budgeted, InputView, LayerView, check_flag, check_range, check_stages
 
 TASKS = ("answer", "transcribe")
 SAFE = 0.2  # share of the tokens that must enter for a transcript; less lost words (docs/recipe_log.md)
@@ -48,6 +48,7 @@ class Tuned(Budgeted):
     t_mid: float = 0.5  # relative depth at which the schedule rises
     beta: float = 20.0  # how steeply
     evict: bool = False  # memory first: layers forget what later layers dropped
+    stages: int | None = None  # the decoder drops only between this many equal runs of layers; None: after every layer
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,17 +58,17 @@ class Tuned(Budgeted):
         check_range("t_mid", self.t_mid, 0.0, 1.0)
         check_range("beta", self.beta, 0.0, math.inf)
         check_flag("evict", self.evict)
+        check_stages(self.stages)
         if self.evict and self.task == "transcribe":
             raise SettingError("evict=True forgets what a transcript still has to read; leave it out, or task='answer'")
 
     # how many -------------------------------------------------------------------------------------------------------
 
-    def _drops(self, entering: int, p_final: float, layers: int) -> list[int]:
-        shares = schedule.sigmoid(layers, p_init=0.0, p_final=p_final, t_mid=self.t_mid, beta=self.beta)
-        return schedule.drops(shares, entering)
+    def _schedule(self, p_final: float, layers: int) -> list[float]:
+        return schedule.sigmoid(layers, p_init=0.0, p_final=p_final, t_mid=self.t_mid, beta=self.beta)
 
     def _counts(self, entering: int, p_final: float, layers: int) -> list[int]:
-        return counts_of(self._drops(entering, p_final, layers), entering)
+        return schedule.in_stages(schedule.counts(self._schedule(p_final, layers), entering), self.stages)
 
     def _at(self, knob: float, total: int) -> tuple[int, float]:
         """n_0 and p_final: in the first third n_0 falls to `enter`, in the second p_final rises, then n_0 falls on."""
@@ -75,7 +76,7 @@ class Tuned(Budgeted):
         share = (1.0 - (1.0 - self.enter) * opening) * (1.0 - closing)
         return max(whole(share, total), 1), falling
 
-    def _entering(self, budget: Budget) -> int:
+    def entering(self, runs: Runs, budget: Budget) -> int:
         """n_0, where both stages together meet `keep`."""
         if self.task == "transcribe":
             least = math.ceil(SAFE * budget.total)
@@ -94,7 +95,8 @@ class Tuned(Budgeted):
         if self.task == "transcribe" or budget.total == 0:
             return [0] * budget.layers
         if self.budget == "input":  # the target is met: the decoder drops as it does where so much enters
-            return self._drops(n, float(n < whole(self.enter, budget.total)), budget.layers)
+            shares = self._schedule(float(n < whole(self.enter, budget.total)), budget.layers)
+            return schedule.drops_in_stages(shares, budget, self.stages)
         return budget.solve(
             self.keep, self.budget, lambda p: self._counts(n, p, budget.layers), evict=self.evict, what="Tuned"
         )
@@ -102,7 +104,7 @@ class Tuned(Budgeted):
     # what enters ----------------------------------------------------------------------------------------------------
 
     def at_input(self, view: InputView) -> Tensor | None:
-        n = self._entering(view.budget)
+        n = self.entering(view.runs, view.budget)
         if n == view.budget.total:
             return None
         weight = torch.ones(len(view.modality), dtype=torch.float32, device=view.modality.device)

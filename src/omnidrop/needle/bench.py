@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError, SettingError
+from ..jsonl import append, differences, lines, mend, write
 from ..methods import Method, available, find, parse
 from . import ask, stats
 from .task import SPLITS, TYPES, Question, clip, questions
@@ -208,24 +208,17 @@ class Rows:
         known, mine = folder / "config.json", json.loads(json.dumps(asdict(config)))
         if known.exists():
             theirs = json.loads(known.read_text(encoding="utf-8"))
-            names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
-            if names:
-                told = "; ".join(f"{name} was {theirs.get(name)!r} and is {mine.get(name)!r}" for name in names)
+            if told := differences(theirs, mine):
                 raise SettingError(f"{folder} holds rows of another run: {told}. Give another --out or delete it")
         else:
-            known.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
+            write(known, mine)
         self.path = folder / "rows.jsonl"
         self._read()
 
     def _read(self) -> None:
         assert self.path is not None
-        if not self.path.exists():
-            return
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):  # killed while it wrote: that row is run again
-            os.truncate(self.path, whole)
-        for number, line in enumerate(content[:whole].splitlines(), 1):
+        mend(self.path)
+        for number, line in enumerate(lines(self.path), 1):
             try:
                 row = json.loads(line)
                 self.done[row["case"], row["keep"], row["clip"]] = row
@@ -237,8 +230,7 @@ class Rows:
         row = json.loads(json.dumps(row))  # what a restart would read
         self.done[row["case"], row["keep"], row["clip"]] = row
         if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, separators=(",", ":")) + "\n")
+            append(self.path, row)
 
 
 def model_checksum(folder: str | Path) -> str:

@@ -1,0 +1,108 @@
+"""Several engines at once, through Ray Data: on the processors of this machine, or on a Ray cluster.
+
+What it is: asks out, rows back, in any order. What it is not: it writes nothing (the driver does, by key), and knows
+no engine's inside.
+
+The one idea: a worker is one process with one engine in it, so it dies as a whole. Ray starts another and hands it the
+asks that came without an answer; those that kill every worker they meet come back as nothing, and the driver counts
+them as failures (`run`).
+
+Why `map_batches` and not Ray's own processor for language models (`ray.data.llm`): docs/batch.md.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..errors import ModelError, SettingError
+from .answers import Row
+from .asks import Ask
+from .job import Job
+
+TRIES = 4  # of a group of asks; the workers that it was given to before died
+GROUP = {"transformers": 2, "vllm": 16}  # asks that a worker is handed at once: what is lost where it dies
+
+
+class Worker:
+    """What runs in a worker's process."""
+
+    def __init__(self, job: Job) -> None:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine dies with the worker, and leaves nothing
+        from ..cli.setup import quiet_transformers
+        from .run import engine
+
+        quiet_transformers()
+        self.engine = engine(job)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        asks = [Ask(*json.loads(ask)) for ask in batch["ask"]]
+        return {"row": [json.dumps(row) for row in self.engine.answers(asks)]}
+
+
+def answers(job: Job, asks: Sequence[Ask], workers: int) -> Iterator[Row]:
+    """A row for every ask, in any order; some may come twice, and those whose workers all died not at all.
+
+    Raises `SettingError` where Ray is not installed or has no room for so many workers, `ModelError` where a worker
+    cannot start.
+    """
+    ray = _ray()
+    started = not ray.is_initialized()
+    if started:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody was asked whether it may call home
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        room = _room(ray, workers)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.max_errored_blocks = -1  # the rest of the run does not end with them
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        size = GROUP[job.engine]
+        rows = ray.data.from_items(
+            [{"ask": json.dumps(ask)} for ask in asks], override_num_blocks=-(-len(asks) // size)
+        ).map_batches(
+            Worker,
+            fn_constructor_kwargs={"job": job},
+            batch_size=size,
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            max_restarts=-1,
+            max_task_retries=TRIES - 1,
+            **room,
+        )
+        try:
+            for each in rows.iter_rows():
+                yield json.loads(each["row"])
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ModelError(
+                f"Ray's workers could not go on: {reason}; try the same command without --workers to see the cause"
+            ) from error
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _room(ray: Any, workers: int) -> dict[str, float]:
+    """What each worker is given: a GPU where there are any, else an equal share of the processors."""
+    have = ray.cluster_resources()
+    kind = "GPU" if have.get("GPU") else "CPU"
+    most = int(have.get(kind, 0))
+    if workers > most:
+        raise SettingError(
+            f"--workers is {workers}; Ray has {most} {kind}s here, one for each worker: give {most} or fewer"
+        )
+    return {"num_gpus": 1, "num_cpus": 1} if kind == "GPU" else {"num_cpus": most // workers}
+
+
+def _ray() -> Any:
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise SettingError(
+            "--workers needs Ray, which is not installed; pip install 'omnidrop[ray]', or leave --workers out"
+        ) from error
+    return ray

@@ -1,0 +1,79 @@
+"""What every worker must know to answer: the model, the method, how clips are read, which engine runs.
+
+What it is: plain data that travels to other machines. What it is not: what is asked (`asks`), or who asks (`run`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import prompt
+from ..errors import ModelError
+from ..media import FPS, MAX_FRAMES, MAX_PIXELS
+from ..methods import Method
+from ..needle.bench import model_checksum
+
+ENGINES = ("transformers", "vllm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run's settings."""
+
+    folder: Path  # what the asks' files are relative to
+    engine: str  # one of `ENGINES`
+    model: str | None  # folder or hub id; None: the shipped tiny model
+    method: Method | None  # None: all tokens
+    max_new_tokens: int = 128
+    fps: float = FPS
+    max_frames: int = MAX_FRAMES
+    max_pixels: int = MAX_PIXELS
+    sound: bool = True
+    system: str | None = None
+    dtype: str | None = None  # None: the checkpoint's own
+    device: str | None = None  # of transformers; None: CUDA where there is one
+    attention: str | None = None  # of transformers
+    engine_options: Mapping[str, Any] = field(default_factory=dict)  # of `vllm.LLM`
+
+    def settings(self, question: str | None) -> dict[str, Any]:
+        """Everything that decides an answer, as a file holds it. `question`: None where each clip has its own.
+
+        Workers, devices and the folder's place do not: they are not here. Raises `ModelError` for a model that is not
+        there.
+        """
+        return {
+            "question": question,
+            "engine": self.engine,
+            "weights": weights(self.model),
+            "method": self.method.to_json() if self.method is not None else None,
+            "max_new_tokens": self.max_new_tokens,
+            "fps": self.fps,
+            "max_frames": self.max_frames,
+            "max_pixels": self.max_pixels,
+            "sound": self.sound,
+            "system": self.system,
+            "dtype": self.dtype,
+            "attention": self.attention,
+            "engine_options": dict(self.engine_options),
+        }
+
+
+def weights(model: str | None) -> str:
+    """What tells one model from another before any is loaded: a checksum, or a hub id's commit. Raises `ModelError`."""
+    folder = prompt.TINY if model is None else Path(model)
+    if folder.is_dir():
+        return model_checksum(folder)
+    import transformers
+
+    try:
+        config, _ = transformers.PreTrainedConfig.get_config_dict(str(model))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ModelError(
+            f"no model at {model}: {reason}; give a folder with a config.json, or a hub id that this machine can "
+            "reach or has in its cache"
+        ) from error
+    return f"{model}@{config.get('_commit_hash')}"

@@ -1,0 +1,97 @@
+"""The engine that needs nothing but this library: the model in this process, one clip after the other.
+
+What it is: `omnidrop run` in a loop, the failure of one clip kept to that clip. What it is not: fast for many short
+clips; vLLM answers several at once (`offline`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from .. import measure, prompt
+from ..evals.reading import described
+from ..models import layout
+from ..tokens import Modality, TokenLayout
+from .answers import Row
+from .asks import Ask
+from .job import Job
+from .read import Read, ahead
+
+
+class Local:
+    """A model of transformers, with the method applied call by call."""
+
+    def __init__(self, job: Job) -> None:
+        """Loads the model. Raises `ModelError`."""
+        self.job = job
+        self.model, self.processor = prompt.load(job.model, job.dtype, job.device, job.attention)
+
+    def answers(self, asks: Sequence[Ask]) -> Iterator[Row]:
+        """A row for every ask, in their order, as each is there."""
+        for each in ahead(self.job, asks):
+            yield self._answer(each)
+
+    def _answer(self, read: Read) -> Row:
+        if isinstance(read.clip, Exception):
+            return row(read.ask, error=described(read.clip))
+        try:
+            return self._measured(read)
+        except Exception as error:
+            failed = described(error)
+        # only here, behind the `except`: the error holds the frames of what failed, and they hold its tensors
+        if self.model.device.type == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+        return row(read.ask, error=failed)
+
+    def _measured(self, read: Read) -> Row:
+        job, start = self.job, time.perf_counter()
+        inputs = prompt.build(
+            self.processor,
+            read.clip,  # type: ignore[arg-type]
+            read.ask.question,
+            use_audio=job.sound,
+            system=job.system,
+            max_pixels=job.max_pixels,
+        )
+        prepared = time.perf_counter() - start
+        result = measure.answer(self.model, self.processor, inputs, job.method, job.max_new_tokens)
+        if result.trace is None:
+            who, kinds, keep = layout(self.model, inputs), (Modality.AUDIO, Modality.VIDEO), 1.0
+        else:
+            who, kinds, keep = result.trace.layout, result.trace.record.prunable, result.trace.keep
+        return row(
+            read.ask,
+            answer=result.answer,
+            new_tokens=result.new_tokens,
+            prompt_tokens=int(who.valid[0].sum()),
+            droppable_tokens=_droppable(who, kinds),
+            keep=keep,
+            seconds={"read": read.seconds, "prepare": prepared, "answer": result.seconds},
+        )
+
+
+def _droppable(who: TokenLayout, kinds: Sequence[Any]) -> int:
+    return int(who.among([Modality(kind) for kind in kinds])[0].sum())
+
+
+def row(ask: Ask, **fields: Any) -> Row:
+    """A line of the output: the same fields for every engine, an answer or an error."""
+    return {
+        "file": ask.file,
+        "question": ask.question,
+        "answer": None,
+        "new_tokens": None,
+        "prompt_tokens": None,
+        "droppable_tokens": None,  # of the prompt's tokens, those of the media that a method may drop
+        "keep": None,  # their share that remained, measured: the mean over the decoder's layers
+        "seconds": {},
+        "worker": f"{socket.gethostname()}:{os.getpid()}",
+        "error": None,
+        **fields,
+    }

@@ -1,0 +1,193 @@
+"""A step that cuts prompts: the decoder's layers one after another, with fewer rows from stage to stage.
+
+What it is: the loop over vLLM's own layers, and between stages the same `Prefill` as in transformers decides what goes
+on, one request at a time. The other requests of the step (decoding, text, unpruned) go through all layers whole. Steps
+that cut nothing take the engine's own, compiled path and never come here.
+
+Shapes: T tokens of the step, D width of the model, K tokens that are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...methods import Method
+from ...methods.base import InputView, LayerView, Merged
+from ...prefill import Attended, Prefill
+from ...tokens import Modality
+from . import compat
+from .pruner import Pruner
+from .step import StepRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreed(Method):
+    """A method whose choices all tensor-parallel ranks take from the first: rounding may differ between devices."""
+
+    method: Method
+
+    @property
+    def prunable(self) -> tuple[Modality, ...]:
+        return self.method.prunable
+
+    @property
+    def saliency(self) -> tuple[Modality, ...]:
+        return self.method.saliency
+
+    def at_input(self, view: InputView) -> Tensor | Merged | None:
+        return self._share(self.method.at_input(view))
+
+    def plan(self, budget: Any) -> list[int]:
+        return self.method.plan(budget)
+
+    def at_layer(self, view: LayerView, k: int) -> Tensor | Merged:
+        shared = self._share(self.method.at_layer(view, k))
+        assert shared is not None
+        return shared
+
+    @staticmethod
+    def _share(chosen: Tensor | Merged | None) -> Tensor | Merged | None:
+        if chosen is None:
+            return None
+        group = compat.get_tp_group()
+        if isinstance(chosen, Merged):
+            return Merged(group.broadcast(chosen.kept), group.broadcast(chosen.features.contiguous()))
+        return group.broadcast(chosen)
+
+
+def run(
+    decoder: Any, pruner: Pruner, positions: Tensor, embeds: Tensor, added: Sequence[Tensor] = ()
+) -> Tensor:
+    """The decoder over a step that cuts prompts: (T', D) final hidden states, zero where a token was dropped.
+
+    `decoder` is vLLM's text model; positions (3, T'), embeds (T', D) with T' >= T (padding is left alone); `added`[l]
+    (T', D) is added to the output of layer l (DeepStack).
+    """
+    step = pruner.step
+    assert step is not None
+    flat = _bounds([row.scheduled for row in step.rows])
+    prompts = {
+        number: _Prompt(pruner, row, flat[number], embeds)
+        for number, row in enumerate(step.rows)
+        if row.fresh
+    }  # fmt: skip
+    place = _join(
+        [
+            prompts[number].entered if number in prompts else torch.arange(first, end, device=embeds.device)
+            for number, (first, end) in enumerate(pairwise(flat))
+        ]
+    )
+    hidden, residual = embeds[place], None
+    for number, prompt in prompts.items():
+        first = int(step.stage(0).starts[number])
+        hidden[first : first + prompt.left] = prompt.features
+    starts = pruner.planner.starts
+    where, stage = positions[..., place], 0
+    for index, layer in enumerate(decoder.layers):
+        loses = any(prompt.prefill.drops_after(index) for prompt in prompts.values())
+        attention = layer.self_attn.attn
+        attention.tap = [] if loses else None
+        hidden, residual = layer(where, hidden, residual)
+        tapped, attention.tap = attention.tap, None
+        if index < len(added):
+            hidden = hidden + added[index][place]
+        if loses:
+            survivors = []
+            for number, (first, end) in enumerate(pairwise(step.stage(stage).starts.tolist())):
+                columns = torch.arange(first, end, device=place.device)
+                if number in prompts:
+                    mine = slice(first, end)
+                    states, seen = (hidden[mine], residual[mine]), [part[mine] for part in tapped[0]]
+                    columns = columns[prompts[number].leave(index, stage + 1, states, seen, attention.impl.scale)]
+                survivors.append(columns)
+            kept = _join(survivors)
+            place, where, hidden, residual = place[kept], where[..., kept], hidden[kept], residual[kept]
+        elif index + 1 < len(decoder.layers):
+            for prompt in prompts.values():
+                prompt.prefill.leave(index, None)
+        stage += index + 1 in starts
+    hidden, _ = decoder.norm(hidden, residual)
+    whole = hidden.new_zeros(embeds.shape)
+    whole[place] = hidden
+    for prompt in prompts.values():
+        if pruner.watch is not None:
+            pruner.watch(prompt.row.request, prompt.prefill)
+    return whole
+
+
+class _Prompt:
+    """One request whose prompt is being cut, with what it generated before a preemption, if anything."""
+
+    def __init__(self, pruner: Pruner, row: StepRow, first: int, embeds: Tensor) -> None:
+        plan = row.plan
+        assert plan is not None
+        self.row, self.pruner = row, pruner
+        self.tail = row.scheduled - plan.length  # tokens after the prompt
+        method = plan.method if compat.get_tensor_model_parallel_world_size() == 1 else Agreed(method=plan.method)
+        self.prefill = Prefill(
+            method=method, layout=plan.layout, keys=[plan.key], shape=pruner.planner.shape, device=embeds.device
+        )
+        own = embeds[None, first : first + plan.length]
+        columns = self.prefill.enter(own, self._saliency(first))
+        assert columns is not None, "the plan drops, the method does not"
+        self.left = columns.shape[1]
+        self._check(0)
+        self.features = self.prefill.merge(own)[0, columns[0]]
+        after = torch.arange(first + plan.length, first + row.scheduled, device=embeds.device)
+        self.entered = _join([first + columns[0], after])
+
+    def _saliency(self, first: int) -> dict[Modality, Tensor]:
+        plan = self.row.plan
+        assert plan is not None
+        if Modality.AUDIO not in plan.method.saliency or self.pruner.saliency is None:
+            return {}
+        heard = (plan.layout.modality[0] == Modality.AUDIO).nonzero()[:, 0]
+        return {Modality.AUDIO: self.pruner.saliency[first + heard.to(self.pruner.saliency.device)]}
+
+    def leave(self, index: int, stage: int, states: Sequence[Tensor], tapped: Sequence[Tensor], scale: float) -> Tensor:
+        """Drop between layer `index` and `stage`, which begins after it: the columns that go on, of this request's rows.
+
+        `states`: the rows' hidden states and residuals (K, D), which leave the layer as their sum; `tapped`: their
+        queries and keys in it.
+        """
+        left, tail = self.left, torch.arange(self.left, self.left + self.tail, device=states[0].device)
+        width = self.pruner.planner.shape.head_dim
+        queries, keys = (part[:left].view(1, left, -1, width) for part in tapped)
+        attended = None
+        if self.prefill.drops_after(index):
+            attended = Attended(
+                hidden=(states[0][:left] + states[1][:left])[None],
+                queries=queries,
+                keys=keys,
+                rotary=None,
+                scale=scale,
+                join=compat.join_heads(),
+            )
+        columns = self.prefill.leave(index, attended)
+        if columns is None:
+            return torch.arange(left + self.tail, device=tail.device)
+        self.left = columns.shape[1]
+        self._check(stage)
+        return torch.cat([columns[0], tail])
+
+    def _check(self, stage: int) -> None:
+        assert self.row.plan is not None
+        if self.left != self.row.plan.held(stage):
+            raise AssertionError(f"stage {stage} keeps {self.left} tokens, planned were {self.row.plan.held(stage)}")
+
+
+def _bounds(lengths: Sequence[int]) -> list[int]:
+    bounds = [0]
+    for length in lengths:
+        bounds.append(bounds[-1] + length)
+    return bounds
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts)) if len(parts) != 1 else parts[0]

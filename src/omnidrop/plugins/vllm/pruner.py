@@ -1,0 +1,46 @@
+"""What a model, its attention layers and the runner of one worker share about pruning.
+
+What it is: the place where the runner leaves the running step, and where the model finds it. What it is not: it acts by
+itself. One object a model; nothing global.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from ...prefill import Prefill
+from .backend import StageAttention
+from .ledger import Ledger
+from .plan import Planner
+from .step import Step
+
+
+@dataclass(kw_only=True)
+class Pruner:
+    """The state of pruning in a worker."""
+
+    planner: Planner
+    ledger: Ledger = field(init=False)
+    step: Step | None = None  # while one runs
+    saliency: Tensor | None = None  # (T,) float32 of the step's tokens: what each audio token got in its encoder
+    watch: Callable[[str, Prefill], None] | None = None  # called with every prompt that was cut, to look at
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.planner)
+
+    @property
+    def cuts(self) -> bool:
+        """Whether the running step cuts a prompt."""
+        return self.step is not None and self.step.cuts
+
+    def adopt(self, layers: list[Any]) -> None:
+        """Give every decoder layer's attention its stage."""
+        apart = self.planner.settings.mode == "kv-groups"
+        starts = self.planner.starts
+        for number, layer in enumerate(layers):
+            stage = sum(first <= number for first in starts) - 1
+            StageAttention.adopt(layer.self_attn.attn, self, stage, apart=apart)

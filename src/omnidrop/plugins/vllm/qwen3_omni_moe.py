@@ -1,0 +1,47 @@
+"""vLLM's Qwen3-Omni thinker, pruning. Without the "omnidrop" option it is vLLM's own, unchanged.
+
+What it has beyond Qwen2.5-Omni's: DeepStack. Features of early vision layers, one row a token of the step, are added to
+what the first decoder layers give; where rows were dropped, theirs are left out too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from vllm.model_executor.models.qwen3_omni_moe_thinker import (
+    Qwen3OmniMoeThinkerDummyInputsBuilder,
+    Qwen3OmniMoeThinkerForConditionalGeneration,
+    Qwen3OmniMoeThinkerMultiModalProcessor,
+    Qwen3OmniMoeThinkerProcessingInfo,
+)
+
+from . import compat, decoder
+from .thinker import Pruning
+
+
+@compat.MULTIMODAL_REGISTRY.register_processor(
+    Qwen3OmniMoeThinkerMultiModalProcessor,
+    info=Qwen3OmniMoeThinkerProcessingInfo,
+    dummy_inputs=Qwen3OmniMoeThinkerDummyInputsBuilder,
+)
+class Qwen3OmniMoe(Pruning, Qwen3OmniMoeThinkerForConditionalGeneration):
+    """The thinker of Qwen3-Omni (30B-A3B)."""
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if self.pruner is None or not self.pruner.cuts:
+            return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)
+        assert inputs_embeds is not None
+        tokens = len(inputs_embeds)
+        deep = self._get_deepstack_input_embeds(tokens)
+        added = [] if deep is None else list(deep.tensors.values())
+        hidden = decoder.run(self.language_model.model, self.pruner, positions, inputs_embeds, added)
+        self._clear_deepstack_input_embeds(tokens)  # or the next step would add them too
+        return hidden

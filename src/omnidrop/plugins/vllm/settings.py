@@ -1,0 +1,171 @@
+"""What a server was asked for: `--additional-config '{"omnidrop": {...}}'`, and what one request asks instead.
+
+What it is: words in, a method out; it imports nothing of vLLM. What it is not: it does not know the model or the
+engine's other options (`config.py` refuses what does not fit those).
+
+The one idea: the entry is a method's name and its fields, read by the same registry as everywhere; only `mode` and
+the default of `stages` are the server's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from types import NoneType
+from typing import Any, NoReturn, get_args, get_type_hints
+
+from ... import methods
+from ...budget import Budget, DecoderShape
+from ...errors import SettingError
+from ...methods.base import InputMethod, Method
+from ...tokens import Modality
+
+ENTRY = "omnidrop"  # the key of additional_config
+MODES = ("compute-only", "kv-groups")
+DEFAULTS: dict[str, Any] = {"keep": 0.3, "stages": 4}  # where the method has such a field and the entry does not say
+
+SWITCH, KEEP = "omnidrop", "omnidrop_keep"  # the keys of a request's vllm_xargs
+
+HEARD = (Modality.AUDIO,)  # encoders whose attention travels with the embeddings (`saliency.py`)
+_PLAIN = {int, float, str, bool, NoneType}
+_PROBE = Budget(  # a prompt to ask a method about; any other would do
+    layers=28, total=1000, entering=1000, text=100,
+    shape=DecoderShape(
+        layers=28, hidden=2048, heads=16, kv_heads=2, head_dim=128, mlp=3 * 11008, vocabulary=152064, bytes_per_value=2
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the server does with a request that asks for nothing else."""
+
+    method: Method
+    stages: int  # runs of decoder layers that each see one number of tokens; 1: all is dropped before layer 0
+    mode: str  # one of `MODES`: are only rows saved, or also the cache of the later stages?
+
+
+def read(additional_config: Mapping[str, Any] | None) -> Settings | None:
+    """The settings in vLLM's `additional_config`; None where it has no "omnidrop" entry, or false or null there.
+
+    `true` and `{}` are the defaults: keep 0.3, 4 stages, mode "kv-groups", method "omnidrop". Raises `SettingError`
+    for a name, a value or a method that a server cannot take.
+    """
+    entry = additional_config.get(ENTRY) if isinstance(additional_config, Mapping) else None
+    if entry is None or entry is False:
+        return None
+    if entry is True:
+        entry = {}
+    if not isinstance(entry, Mapping):
+        raise SettingError(
+            f"{ENTRY!r} of --additional-config is {entry!r}; it must be an object such as "
+            '{"keep": 0.3, "stages": 4}, or false'
+        )
+    asked = dict(entry)
+    name, mode = asked.pop("method", "omnidrop"), asked.pop("mode", "kv-groups")
+    if mode not in MODES:
+        raise SettingError(f"mode is {mode!r}; choose one of {', '.join(map(repr, MODES))}")
+    kind = methods.find(name) if isinstance(name, str) else None
+    if kind is None:
+        raise SettingError(f"method is {name!r}; choose one of {', '.join(map(repr, _servable()))}")
+    method = _make(kind, name, asked)
+    return Settings(method=method, stages=getattr(method, "stages", 1), mode=mode)
+
+
+def for_request(settings: Settings, extra_args: Mapping[str, Any] | None) -> Method | None:
+    """The method for one request: `settings.method` unless its `vllm_xargs` ask otherwise; None is no pruning.
+
+    `{"omnidrop": "off"}` leaves the request alone, `{"omnidrop_keep": 0.5}` is the same method at that keep. Raises
+    `SettingError` for anything else under a key that begins with "omnidrop".
+    """
+    mine = {key: value for key, value in (extra_args or {}).items() if str(key).startswith(ENTRY)}
+    unknown = sorted(mine.keys() - {SWITCH, KEEP})
+    if unknown:
+        raise SettingError(
+            f"vllm_xargs has {', '.join(map(repr, unknown))}; a request can set {SWITCH!r} ('on' or 'off') and {KEEP!r}"
+        )
+    switch = mine.get(SWITCH, "on")
+    if switch not in ("on", "off", True, False):  # the server's protocol makes 1 and 0 of true and false
+        raise SettingError(f"{SWITCH!r} of vllm_xargs is {switch!r}; choose 'on' or 'off'")
+    off = switch in ("off", False)
+    if KEEP not in mine:
+        return None if off else settings.method
+    if off:
+        raise SettingError(f"vllm_xargs has {SWITCH!r} 'off' and {KEEP!r} {mine[KEEP]!r}; leave one out")
+    keep, name = mine[KEEP], type(settings.method).__name__
+    if "keep" not in _fields(type(settings.method)):
+        raise SettingError(f"{KEEP!r} of vllm_xargs does not apply to {name}, which has no such setting; leave it out")
+    if keep is None:
+        raise SettingError(f"{KEEP!r} of vllm_xargs is None; it must be a number in (0, 1]")
+    return _checked(replace(settings.method, keep=keep))  # type: ignore[call-arg]
+
+
+def _make(kind: type[Method], name: str, asked: dict[str, Any]) -> Method:
+    """The method with the fields that were asked for. Raises `SettingError`."""
+    known = _fields(kind)
+    if "stages" not in known and not issubclass(kind, InputMethod):
+        _refuse(kind, "it drops after single layers, and has no `stages`")
+    if "stages" not in known and "stages" in asked:
+        raise SettingError(f"stages does not apply to the method {name}, which acts before the decoder; leave it out")
+    unknown = sorted(asked.keys() - known)
+    if unknown:
+        legal = ", ".join(sorted({"method", "mode"} | known))
+        raise SettingError(f"{', '.join(map(repr, unknown))} is no setting of {name} in a server; choose from {legal}")
+    if "stages" in known and (type(asked.get("stages", 1)) is not int or asked.get("stages", 1) < 1):
+        raise SettingError(f"stages is {asked['stages']!r}; it must be a whole number, 1 or more")
+    hints = get_type_hints(kind)
+    for field, value in asked.items():
+        kinds = set(get_args(hints[field]) or (hints[field],))
+        if kinds <= _PLAIN and type(value) not in kinds and not (type(value) is int and float in kinds):
+            legal = " or ".join(sorted(each.__name__.replace("NoneType", "null") for each in kinds))
+            raise SettingError(f"{field} is {value!r}; it must be of the kind {legal}")
+    scheduled = asked.keys() & {"p_init", "p_final"}  # an explicit schedule stands in place of `keep`
+    defaults = {"keep": None if scheduled else DEFAULTS["keep"], "stages": DEFAULTS["stages"]}
+    try:
+        return _checked(methods.parse(name, **{**defaults, **asked}))
+    except TypeError as error:  # a field without a default was left out
+        raise SettingError(f"the method {name}: {error}; give that setting too") from error
+
+
+def _fields(kind: type[Method]) -> set[str]:
+    return {field.name for field in fields(kind)}
+
+
+def _checked(method: Method) -> Method:
+    obstacle = _obstacle(method)
+    if obstacle:
+        _refuse(type(method), obstacle)
+    return method
+
+
+def _refuse(kind: type[Method], obstacle: str) -> NoReturn:
+    raise SettingError(
+        f"the method {kind.__name__} cannot be served: {obstacle}; choose one of {', '.join(_servable())}"
+    )
+
+
+def _obstacle(method: Method) -> str | None:
+    """Why a server cannot run a method with these settings, in words; None if it can."""
+    if isinstance(method, InputMethod) and any(method.plan(_PROBE)):
+        return "with these settings it drops inside the decoder, and has no `stages`"
+    if method.evict:
+        return "evict=True lets layers forget after the prefill, and pages of a server's cache do not shrink"
+    unheard = [kind.name.lower() for kind in method.saliency if kind not in HEARD]
+    if unheard:
+        return f"it reads the attention inside the {unheard[0]} encoder, which does not leave the encoder here"
+    return None
+
+
+def _servable() -> list[str]:
+    """Names of the methods that can be served with their default settings."""
+    names = []
+    for name, kind in sorted(methods.available().items()):
+        if "stages" not in _fields(kind) and not issubclass(kind, InputMethod):
+            continue
+        try:
+            servable = _obstacle(kind()) is None
+        except TypeError:  # it has no default settings
+            continue
+        if servable:
+            names.append(name)
+    return names
