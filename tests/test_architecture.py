@@ -12,6 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "omnidrop"
 # A room may import rooms before it in this list, and its own files. A new room is added here, in its place.
 ORDER = [
     "errors",
+    "jsonl",
     "_torchvision",
     "clock",
     "memory",
@@ -39,6 +40,7 @@ ORDER = [
     "bench",
     "reports",
     "evals",
+    "batch",
     "app",
     "cli",
     "plugins",

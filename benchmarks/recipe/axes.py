@@ -83,7 +83,7 @@ class Axis(Tuned):
         return Merged(kept, merge.into_anchors(view.features[kept], view.features[gone], owner, alike.float()))
 
     def _plain(self, view: InputView) -> Tensor | None:
-        n = self._entering(view.budget)
+        n = self.entering(view.runs, view.budget)
         if n == view.budget.total:
             return None
         window, sizes = diversity.windows(view.modality, view.chunk, view.max_chunk + 1)

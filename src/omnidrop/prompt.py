@@ -224,14 +224,10 @@ def _video(processor: Any, clip: Media, with_sound: bool, max_pixels: int | None
     if clip.frames is None or len(clip.frames) == 0 or clip.fps is None:
         raise MediaError(f"{clip.path} is given as a video without frames; read it again with omnidrop.media.read")
     own = processor.video_processor
-    factor = own.patch_size * own.merge_size
-    # The class default (128 to 768 tokens a picture) is what the models were trained at; a checkpoint may set less.
-    longest = min(768 * factor**2, own.size["longest_edge"])
-    shortest = min(128 * factor**2, longest, max(max_pixels or MAX_PIXELS, factor**2))
     options: dict[str, Any] = {
         "fps": clip.fps,
         "do_sample_frames": False,  # they are sampled
-        "size": {"shortest_edge": shortest, "longest_edge": longest},
+        "size": video_size(processor, max_pixels),
     }
     if hasattr(own, "cap_pixels_per_frame"):  # the limit is set in `media.read`; unsaid, transformers warns
         options["cap_pixels_per_frame"] = False
@@ -242,14 +238,14 @@ def _video(processor: Any, clip: Media, with_sound: bool, max_pixels: int | None
         clip,
         start + processor.video_token + end,
         videos=[frames],
-        audio=[_hearable(processor, clip)] if with_sound else None,
+        audio=[hearable(processor, clip)] if with_sound else None,
         videos_kwargs=options,
     )
 
 
 def _audio(processor: Any, clip: Media) -> dict[str, Any]:
     text = processor.audio_bos_token + processor.audio_token + processor.audio_eos_token
-    return _process(processor, clip, text, audio=[_hearable(processor, clip)])
+    return _process(processor, clip, text, audio=[hearable(processor, clip)])
 
 
 def _image(processor: Any, clip: Media) -> dict[str, Any]:
@@ -261,8 +257,21 @@ def _image(processor: Any, clip: Media) -> dict[str, Any]:
     return _process(processor, clip, text, images=[torch.from_numpy(np.array(clip.frames[0])).permute(2, 0, 1)])
 
 
-def _hearable(processor: Any, clip: Media) -> np.ndarray:
-    """The sound; followed by silence where it is too short (below 40 ms) to make one audio token."""
+def video_size(processor: Any, max_pixels: int | None) -> dict[str, int]:
+    """The least and most pixels of a video's picture, in the words of the models' video processor."""
+    own = processor.video_processor
+    factor = own.patch_size * own.merge_size
+    # The class default (128 to 768 tokens a picture) is what the models were trained at; a checkpoint may set less.
+    longest = min(768 * factor**2, own.size["longest_edge"])
+    shortest = min(128 * factor**2, longest, max(max_pixels or MAX_PIXELS, factor**2))
+    return {"shortest_edge": shortest, "longest_edge": longest}
+
+
+def hearable(processor: Any, clip: Media) -> np.ndarray:
+    """(N,) float32: the sound, and silence behind one that is too short (below 40 ms) to make one audio token.
+
+    Raises `MediaError` for a clip without sound, or read at another rate than the model hears.
+    """
     extractor = processor.feature_extractor
     if clip.waveform is None or len(clip.waveform) == 0:
         raise MediaError(f"{clip.path} is given as sound without a sample; read it again with omnidrop.media.read")

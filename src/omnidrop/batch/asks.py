@@ -13,11 +13,9 @@ from typing import NamedTuple
 from ..errors import InputError, SettingError
 
 # By name alone: opening a million files to look would take longer than the reader's own "this is no clip".
-SUFFIXES = (
-    (".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp")
-    + (".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus", ".wma")
-    + (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-)
+VIDEOS = (".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp")
+RECORDINGS = (".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus", ".wma")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 class Ask(NamedTuple):
@@ -39,14 +37,14 @@ def of_folder(folder: Path, question: str) -> tuple[list[Ask], int]:
         name = path.relative_to(folder)
         if any(part.startswith(".") for part in name.parts) or not path.is_file():
             continue
-        if path.suffix.lower() in SUFFIXES:
+        if path.suffix.lower() in VIDEOS + RECORDINGS + PICTURES:
             found.append(Ask(name.as_posix(), question))
         else:
             others += 1
     if not found:
         raise SettingError(
-            f"{folder} holds no clip ({others} other files); give a folder with files such as {', '.join(SUFFIXES[:3])}, "
-            f"{SUFFIXES[12]} or {SUFFIXES[20]}"
+            f"{folder} holds no clip ({others} other files); give a folder with videos, recordings or pictures "
+            "(.mp4, .mkv, .wav, .mp3, .png, .jpg, ...)"
         )
     return found, others
 

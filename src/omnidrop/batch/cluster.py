@@ -4,8 +4,8 @@ What it is: asks out, rows back, in any order. What it is not: it writes nothing
 no engine's inside.
 
 The one idea: a worker is one process with one engine in it, so it dies as a whole. Ray starts another and hands it the
-asks that came without an answer; those that kill every worker they meet come back as nothing, and the driver counts
-them as failures (`run`).
+group of asks that came without answers. It asks them one by one then, and counts; an ask that has killed `TRIES`
+workers by itself is a failure, so one bad clip neither ends the run nor keeps it going for ever.
 
 Why `map_batches` and not Ray's own processor for language models (`ray.data.llm`): docs/batch.md.
 """
@@ -15,32 +15,55 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import ModelError, SettingError
 from .answers import Row
 from .asks import Ask
+from .engines import died, engine, row
 from .job import Job
 
-TRIES = 4  # of a group of asks; the workers that it was given to before died
+TRIES = 2  # of one ask alone, after a worker died with its group
 GROUP = {"transformers": 2, "vllm": 16}  # asks that a worker is handed at once: what is lost where it dies
+
+
+class Attempts:
+    """How often each ask, or group of asks, was begun: a small actor that outlives the workers."""
+
+    def __init__(self) -> None:
+        self.begun: Counter[str] = Counter()
+
+    def begin(self, what: str) -> int:
+        """The how-manieth time it is."""
+        self.begun[what] += 1
+        return self.begun[what]
 
 
 class Worker:
     """What runs in a worker's process."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, attempts: Any) -> None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine dies with the worker, and leaves nothing
-        from ..cli.setup import quiet_transformers
-        from .run import engine
-
-        quiet_transformers()
-        self.engine = engine(job)
+        self.engine, self.attempts = engine(job), attempts
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         asks = [Ask(*json.loads(ask)) for ask in batch["ask"]]
-        return {"row": [json.dumps(row) for row in self.engine.answers(asks)]}
+        first = self._begin(json.dumps(["together", *batch["ask"]])) == 1
+        rows = list(self.engine.answers(asks)) if first else [self._alone(ask) for ask in asks]
+        return {"row": [json.dumps(row) for row in rows]}
+
+    def _begin(self, what: str) -> int:
+        import ray
+
+        return ray.get(self.attempts.begin.remote(what))
+
+    def _alone(self, ask: Ask) -> Row:
+        if self._begin(json.dumps(["alone", *ask])) > TRIES:
+            return row(ask, error=died(f"{TRIES} workers died while they answered this alone"))
+        (answered,) = self.engine.answers([ask])
+        return answered
 
 
 def answers(job: Job, asks: Sequence[Ask], workers: int) -> Iterator[Row]:
@@ -65,11 +88,9 @@ def answers(job: Job, asks: Sequence[Ask], workers: int) -> Iterator[Row]:
             [{"ask": json.dumps(ask)} for ask in asks], override_num_blocks=-(-len(asks) // size)
         ).map_batches(
             Worker,
-            fn_constructor_kwargs={"job": job},
+            fn_constructor_kwargs={"job": job, "attempts": ray.remote(num_cpus=0)(Attempts).remote()},
             batch_size=size,
             compute=ray.data.ActorPoolStrategy(size=workers),
-            max_restarts=-1,
-            max_task_retries=TRIES - 1,
             **room,
         )
         try:

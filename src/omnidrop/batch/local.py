@@ -6,8 +6,6 @@ clips; vLLM answers several at once (`offline`).
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,6 +16,7 @@ from ..models import layout
 from ..tokens import Modality, TokenLayout
 from .answers import Row
 from .asks import Ask
+from .engines import row
 from .job import Job
 from .read import Read, ahead
 
@@ -78,20 +77,3 @@ class Local:
 
 def _droppable(who: TokenLayout, kinds: Sequence[Any]) -> int:
     return int(who.among([Modality(kind) for kind in kinds])[0].sum())
-
-
-def row(ask: Ask, **fields: Any) -> Row:
-    """A line of the output: the same fields for every engine, an answer or an error."""
-    return {
-        "file": ask.file,
-        "question": ask.question,
-        "answer": None,
-        "new_tokens": None,
-        "prompt_tokens": None,
-        "droppable_tokens": None,  # of the prompt's tokens, those of the media that a method may drop
-        "keep": None,  # their share that remained, measured: the mean over the decoder's layers
-        "seconds": {},
-        "worker": f"{socket.gethostname()}:{os.getpid()}",
-        "error": None,
-        **fields,
-    }

@@ -6,25 +6,13 @@ What it is: the driver, which alone writes. What it is not: it knows neither mod
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from .answers import Answers, Row
 from .asks import Ask, by_file
+from .engines import Engine, died, engine, row
 from .job import Job
-from .local import row
 
 Progress = Callable[[int, int, str], None]  # (done, of all, what)
-
-
-def engine(job: Job) -> Any:
-    """The job's engine, in this process: an object with `answers(asks)`. Raises `ModelError`, `SettingError`."""
-    if job.engine == "vllm":
-        from .offline import Offline
-
-        return Offline(job)
-    from .local import Local
-
-    return Local(job)
 
 
 def run(
@@ -33,7 +21,7 @@ def run(
     answers: Answers,
     *,
     workers: int | None = None,
-    loaded: Callable[[Any], None] = lambda engine: None,
+    loaded: Callable[[Engine], None] = lambda engine: None,
     progress: Progress = lambda done, total, what: None,
 ) -> list[Row]:
     """Ask what `answers` has no answer to, and write every row as it comes; returns the rows of this run.
@@ -41,7 +29,10 @@ def run(
     `workers`: processes under Ray; None is this process. `loaded` is told the engine of this process. Every ask of
     `asks` then has an answer or a failure in `answers`.
     """
-    todo = by_file([ask for ask in asks if ask not in answers.rows])
+    unanswered = [ask for ask in asks if ask not in answers.rows]
+    # what failed before comes last: a clip that breaks the engine may not stand before the others for ever
+    todo = by_file([ask for ask in unanswered if ask not in answers.failed])
+    todo += by_file([ask for ask in unanswered if ask in answers.failed])
     done = len(asks) - len(todo)
     progress(done, len(asks), "")
     fresh: dict[Ask, Row] = {}
@@ -52,13 +43,13 @@ def run(
                 progress(done + len(fresh), len(asks), each["file"])
     for ask in todo:
         if ask not in fresh:
-            lost = row(ask, worker=None, error={"kind": "WorkerDied", "message": "every worker that was given it died"})
+            lost = row(ask, worker=None, error=died("no worker came back with an answer"))
             answers.add(lost)
             fresh[ask] = lost
     return list(fresh.values())
 
 
-def _rows(job: Job, todo: Sequence[Ask], workers: int | None, loaded: Callable[[Any], None]) -> Iterator[Row]:
+def _rows(job: Job, todo: Sequence[Ask], workers: int | None, loaded: Callable[[Engine], None]) -> Iterator[Row]:
     if workers is not None:
         from . import cluster
 

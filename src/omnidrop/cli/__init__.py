@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from .app import add as add_app
+from .batch import add as add_batch
 from .bench import add as add_bench
 from .compare import add as add_compare
 from .eval import add as add_eval
@@ -28,6 +29,7 @@ examples:
   omnidrop run clip.mp4 "What is said when the door opens?" --model Qwen/Qwen2.5-Omni-3B
   omnidrop run clip.mp4 "What is said when the door opens?" --model Qwen/Qwen2.5-Omni-3B --keep 0.2 --compare
   omnidrop app --model Qwen/Qwen2.5-Omni-3B
+  omnidrop batch clips/ "What happens?" --model Qwen/Qwen2.5-Omni-3B --out answers.jsonl
   omnidrop run talk.wav slide.png "Does the talk fit the slide?" --model ./my-model --json > answer.json
 """
 
@@ -115,6 +117,7 @@ def parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser
         "needle": add_needle(commands),
         "eval": add_eval(commands),
         "compare": add_compare(commands),
+        "batch": add_batch(commands),
     }
 
 

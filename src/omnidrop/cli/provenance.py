@@ -16,10 +16,13 @@ from typing import Any
 
 
 def made(command: str, model: Any) -> dict[str, Any]:
-    """Of a result that `omnidrop COMMAND` made with `model`; the command line is None where a program called us."""
+    """Of a result that `omnidrop COMMAND` made with `model`; the command line is None where a program called us.
+
+    `model` is None where other processes hold it.
+    """
     import torch
 
-    cuda = model.device.type == "cuda"
+    cuda = model is not None and model.device.type == "cuda"
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["omnidrop", *sys.argv[1:]]) if sys.argv[1:2] == [command] else None,
@@ -27,7 +30,7 @@ def made(command: str, model: Any) -> dict[str, Any]:
         "machine": torch.cuda.get_device_name(model.device) if cuda else f"{_processor()}, {platform.system()}",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "parameters": model.num_parameters(),
+        "parameters": model.num_parameters() if model is not None else None,
     }
 
 

@@ -108,12 +108,15 @@ def processor_kwargs(folder: str | Path) -> dict[str, Any]:
     return {} if size == PUBLISHED else {"size": size}
 
 
-def serve_command(folder: str | Path) -> str:
-    """The shell command that serves `folder` with pruning."""
-    words = ["vllm", "serve", str(folder), "--no-enable-prefix-caching", "--no-enable-chunked-prefill"]
+def serve_command(folder: str | Path, longest: int = 4096) -> str:
+    """The shell command that serves `folder` with pruning, prompts and answers of up to `longest` tokens."""
+    words = ["vllm", "serve", str(folder), "--additional-config", json.dumps({"omnidrop": {"keep": 0.3, "stages": 4}})]
+    # A prompt must be read in one step to be pruned.
+    words += ["--max-model-len", str(longest), "--max-num-batched-tokens", str(longest)]
+    # Without the last one no request may ask for the sound of its video.
+    words += ["--no-enable-prefix-caching", "--no-enable-chunked-prefill", "--trust-request-mm-kwargs"]
     if told := processor_kwargs(folder):
         words += ["--mm-processor-kwargs", json.dumps(told)]
-    words += ["--additional-config", json.dumps({"omnidrop": {"keep": 0.3, "stages": 4}})]
     return shlex.join(words)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import prometheus_client
 from vllm.v1.metrics.loggers import AggregateStatLoggerBase
 
-from . import settings
+from . import settings, unsupported
 
 # Why a request with media ran unpruned.
 REASONS = ("off", "bad_override", "prompt_logprobs", "split_prompt", "unknown_media", "unreachable_keep")
@@ -82,6 +82,7 @@ class StatLogger(AggregateStatLoggerBase):
         served = settings.read(vllm_config.additional_config)
         if served is None:
             return
+        unsupported.check_model(vllm_config)  # no other code of ours runs in the front end of such a model
         for name, (what, label) in SHOWN.items():
             labels = ["model_name", "engine", *([label] if label else [])]
             self.counters[name] = prometheus_client.Counter(f"{MARK}{name}", what, labels)

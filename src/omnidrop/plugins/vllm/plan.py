@@ -35,6 +35,13 @@ class RequestPlan:
     key: int  # of the prompt's text, see `InputView.key`
     droppable: int  # tokens of the prompt that may be dropped
     entering: tuple[int, ...]  # how many of them enter each stage
+    layers: tuple[int, ...]  # of each stage
+
+    @property
+    def keep(self) -> float:
+        """R: mean over the layers of the share of droppable tokens that enter the layer (eq. 6)."""
+        entered = sum(count * layers for count, layers in zip(self.entering, self.layers, strict=True))
+        return entered / (sum(self.layers) * self.droppable)
 
     @property
     def length(self) -> int:
@@ -120,6 +127,11 @@ class Planner:
         starts = [*self.starts, self.shape.layers]
         assert all(len(set(counts[first:end])) == 1 for first, end in pairwise(starts)), "a drop inside a stage"
         return RequestPlan(
-            method=method, layout=layout, key=key, droppable=total, entering=tuple(counts[s] for s in self.starts)
+            method=method,
+            layout=layout,
+            key=key,
+            droppable=total,
+            entering=tuple(counts[first] for first in self.starts),
+            layers=tuple(end - first for first, end in pairwise(starts)),
         )
 

@@ -6,7 +6,8 @@ Here the prompt says where each token lies: the k-th token of a video has the k-
 a recording the k-th tick of time.
 
 The one idea: whatever comes next begins one after the largest axis of the token before it. This is transformers' rule,
-since the last token of a grid is in its last frame, row and column; vLLM takes the largest number of the whole clip.
+since the last token of a grid is in its last frame, row and column. vLLM numbers a Qwen2.5-Omni video with sound one
+token too early and goes on after the clip's largest number; Qwen3-Omni's times it cuts to whole ticks before it weaves.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ FAMILIES = {  # by the `model_type` of a thinker's configuration
 def positions_of(config: Any, prompt: Sequence[int], features: Iterable[Any]) -> tuple[Tensor, int] | None:
     """(3, L) long positions of a prompt of L tokens, and what to add to a later token's index to get its position.
 
-    `config` is the thinker's configuration, `features` are the request's `mm_features`. None where the media are not
-    known, or do not fit the prompt; raises nothing.
+    `config` is the configuration of a thinker of `FAMILIES`, `features` are the request's `mm_features`. None where the
+    media are not known, or do not fit the prompt; raises nothing.
 
     A frame of Qwen3-Omni may lie between two ticks (a grid step of 0.5 s is 6.5 ticks), and all that follows is moved
     by the fraction. vLLM looks rotary angles up by whole numbers, so each position is the nearest one (half: upwards).

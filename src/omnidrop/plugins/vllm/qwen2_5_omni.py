@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from vllm.model_executor.models.qwen2_5_omni_thinker import (
     Qwen2_5OmniThinkerDummyInputsBuilder,
@@ -13,11 +15,23 @@ from vllm.model_executor.models.qwen2_5_omni_thinker import (
 )
 
 from . import compat, decoder
+from .request import Guard
 from .thinker import Pruning
 
 
+class Processor(Qwen2_5OmniThinkerMultiModalProcessor):
+    """vLLM's, weaving a video's sound by the time between its pictures, not at 1 s a grid whatever the frame rate."""
+
+    def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any) -> Any:
+        steps = out_mm_kwargs.get_data().get("second_per_grid_ts")
+        if steps is not None and Guard.settings is not None:  # a server that does not prune is left alone
+            steps = torch.as_tensor(steps).tolist()
+            hf_processor_mm_kwargs = {**hf_processor_mm_kwargs, "second_per_grid_ts": steps}
+        return super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
+
+
 @compat.MULTIMODAL_REGISTRY.register_processor(
-    Qwen2_5OmniThinkerMultiModalProcessor,
+    Processor,
     info=Qwen2_5OmniThinkerProcessingInfo,
     dummy_inputs=Qwen2_5OmniThinkerDummyInputsBuilder,
 )

@@ -12,7 +12,7 @@ from typing import Any
 from . import compat
 from .config import late_check
 from .kv import StageManager
-from .ledger import Ledger
+from .ledger import Entry, Ledger
 from .metrics import Counters
 from .plan import RequestPlan
 from .served import planner_of
@@ -70,13 +70,27 @@ class _Planning:
             self.counters.pruned(plan.length, [plan.held(stage) for stage in stages], saved)
 
     def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        result = super()._free_request(request, *args, **kwargs)  # type: ignore[misc]
+        """Also says of every answer what was kept of its prompt, in a field that only KV connectors use (refused)."""
+        told, others = super()._free_request(request, *args, **kwargs)  # type: ignore[misc]
+        entry = self.ledger.entries.get(request.request_id)
+        if told is None and entry is not None:
+            told = {"omnidrop": _told(entry)}
         self.ledger.remove(request.request_id)
         self._uncounted.discard(request.request_id)
-        return result
+        return told, others
 
     def make_stats(self, *args: Any, **kwargs: Any) -> Any:
         return self.counters.join(super().make_stats(*args, **kwargs))  # type: ignore[misc]
+
+
+def _told(entry: Entry) -> dict[str, Any]:
+    """What became of a request, as plain numbers."""
+    plan = entry.plan
+    if not isinstance(plan, RequestPlan):
+        return {"keep": 1.0, "unpruned": plan.reason or "nothing_to_drop"}
+    if not entry.pruned:
+        return {"keep": 1.0, "unpruned": "split_prompt"}
+    return {"keep": plan.keep, "droppable": plan.droppable, "entering": list(plan.entering)}
 
 
 class Scheduler(_Planning, compat.Scheduler):

@@ -111,7 +111,7 @@ def _make(kind: type[Method], name: str, asked: dict[str, Any]) -> Method:
     if unknown:
         legal = ", ".join(sorted({"method", "mode"} | known))
         raise SettingError(f"{', '.join(map(repr, unknown))} is no setting of {name} in a server; choose from {legal}")
-    if "stages" in known and (type(asked.get("stages", 1)) is not int or asked.get("stages", 1) < 1):
+    if "stages" in known and type(asked.get("stages", 1)) is not int:  # null, after every layer, is not for servers
         raise SettingError(f"stages is {asked['stages']!r}; it must be a whole number, 1 or more")
     hints = get_type_hints(kind)
     for field, value in asked.items():

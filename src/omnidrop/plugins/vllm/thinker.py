@@ -35,9 +35,8 @@ class Pruning:
         return self.pruner is not None and Modality.AUDIO in self.pruner.planner.settings.method.saliency
 
     def get_mrope_input_positions(self, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
-        if self.pruner is None:
-            return super().get_mrope_input_positions(input_tokens, mm_features)  # type: ignore[misc]
-        return positions_of(self.config, input_tokens, mm_features)  # type: ignore[attr-defined]
+        own = None if self.pruner is None else positions_of(self.config, input_tokens, mm_features)  # type: ignore[attr-defined]
+        return super().get_mrope_input_positions(input_tokens, mm_features) if own is None else own  # type: ignore[misc]
 
     def _process_audio_input(self, audio_input: Any) -> Any:
         if not self._listens:

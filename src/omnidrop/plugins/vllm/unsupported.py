@@ -90,7 +90,7 @@ UNSUPPORTED = (
     ),
     Unsupported(
         "sequence parallelism",
-        lambda c, s: c.parallel_config.enable_hc_sp or c.parallel_config.use_sequence_parallel_moe,
+        lambda c, s: c.parallel_config.enable_hc_sp,
         "a rank would see a part of the rows only",
         "leave out --enable-hc-sp",
     ),
@@ -128,7 +128,7 @@ UNSUPPORTED = (
     ),
     Unsupported(
         "media given as embeddings",
-        lambda c, s: c.model_config.multimodal_config is not None and c.model_config.multimodal_config.enable_mm_embeds,
+        lambda c, s: c.model_config.multimodal_config.enable_mm_embeds,
         "they come without what the encoder attended to",
         "leave out --enable-mm-embeds",
     ),
@@ -152,18 +152,13 @@ UNSUPPORTED = (
     ),
     Unsupported(
         "another pruner of video",
-        lambda c, s: (
-            c.model_config.multimodal_config is not None and c.model_config.multimodal_config.video_pruning_rate
-        ),
+        lambda c, s: c.model_config.multimodal_config.video_pruning_rate,
         "the prompt would hold fewer tokens than its media say",
         "leave out --video-pruning-rate",
     ),
     Unsupported(
         "the shared-memory cache of processed media",
-        lambda c, s: (
-            c.model_config.multimodal_config is not None
-            and c.model_config.multimodal_config.mm_processor_cache_type == "shm"
-        ),
+        lambda c, s: c.model_config.multimodal_config.mm_processor_cache_type == "shm",
         "the scheduler would not see the sizes of the media",
         "give --mm-processor-cache-type lru",
     ),
@@ -233,4 +228,16 @@ def check_backend(name: str) -> None:
         raise ModelError(
             f"omnidrop cannot prune with the attention backend {name}: it was not tested with it; "
             f"give --attention-backend with one of {', '.join(BACKENDS)}"
+        )
+
+
+def check_model(vllm_config: Any) -> None:
+    """Raise `ModelError` for a model that was started with our entry and cannot be pruned.
+
+    vLLM asks us about our own architectures alone, so with any other the entry would do nothing and nobody would know.
+    """
+    if vllm_config.parallel_config.worker_cls not in WORKERS.values():
+        raise ModelError(
+            f"omnidrop cannot prune a {vllm_config.model_config.architecture}: it knows the thinkers of Qwen2.5-Omni "
+            'and Qwen3-Omni; leave out "omnidrop" in --additional-config'
         )

@@ -1,0 +1,209 @@
+"""The engine for many clips on one GPU: vLLM in this process, several clips at once, with omnidrop's plugin.
+
+What it is: clips as vLLM's prompts (the pictures and the sound that the transformers path sees) and its answers as
+rows. What it is not: the plugin (`plugins/vllm`), which vLLM loads by itself; here it is only asked for.
+
+The one idea: a prompt that vLLM refuses fails alone, before anything runs. What fails later has broken the engine, and
+with it every clip that it was working on: they are failures, and the engine is not asked again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from .._torchvision import ensure_importable
+from ..errors import InputError, MediaError, ModelError, OmnidropError, SettingError
+from ..evals.reading import described
+from ..media import Media
+from ..methods import Method, available
+from ..prompt import hearable, video_size
+from .answers import Row
+from .asks import Ask
+from .engines import row
+from .job import Job
+from .read import Read, ahead
+
+GROUP = 16  # clips that are decoded before vLLM runs them: about 40 MB each at 128 pictures
+DEFAULTS: dict[str, Any] = {  # of `vllm.LLM`; `engine_options` go before them
+    "limit_mm_per_prompt": {"image": 1, "video": 1, "audio": 1},
+    "enable_prefix_caching": False,  # with pruning it cannot be on, and clips share no prefix
+    "enable_chunked_prefill": False,  # a prompt that is split is not pruned
+    # The cache knows a video by its pictures alone: two clips with the same pictures and other sound would break the
+    # engine (vLLM 0.32). A folder seldom holds a clip twice.
+    "mm_processor_cache_gb": 0,
+}
+
+
+class _Waiting(NamedTuple):
+    """A clip that vLLM has taken on."""
+
+    ask: Ask
+    seconds: dict[str, float]
+
+
+class Offline:
+    """`vllm.LLM`, asked about groups of clips."""
+
+    def __init__(self, job: Job) -> None:
+        """Starts the engine. Raises `SettingError` where vLLM is not installed, `ModelError` where it cannot start."""
+        if job.model is None:
+            raise SettingError(
+                "vLLM reads full checkpoints, and the shipped tiny model is a thinker alone: give --model, or --engine "
+                "transformers (`python -m omnidrop.plugins.vllm.export FOLDER` writes the tiny model as vLLM reads it)"
+            )
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        ensure_importable()
+        try:
+            import vllm
+        except ImportError as error:
+            raise SettingError(
+                "--engine vllm needs vLLM, which is not installed; pip install 'omnidrop[vllm]', or give --engine "
+                "transformers"
+            ) from error
+        from transformers import AutoProcessor
+
+        self.job = job
+        options = engine_options(job)
+        try:
+            self.processor = AutoProcessor.from_pretrained(job.model)
+            self.llm = vllm.LLM(job.model, **options)
+        except OmnidropError:
+            raise
+        except Exception as error:
+            reason = described(error)["message"]
+            raise ModelError(f"vLLM cannot start with {job.model}: {reason}; its own words are above") from error
+        self.sampling = vllm.SamplingParams(temperature=0.0, max_tokens=job.max_new_tokens)
+
+    def answers(self, asks: Sequence[Ask]) -> Iterator[Row]:
+        """A row for every ask, a group at a time. Raises `ModelError` when the engine broke, behind its group's rows."""
+        waiting: list[_Waiting] = []
+        for number, read in enumerate(ahead(self.job, asks), 1):
+            try:
+                waiting.append(self._enqueue(read))
+            except Exception as error:
+                yield row(read.ask, error=described(error))
+            if len(waiting) == GROUP or (number == len(asks) and waiting):
+                yield from self._finish(waiting)
+                waiting = []
+
+    def _enqueue(self, read: Read) -> _Waiting:
+        if isinstance(read.clip, Exception):
+            raise read.clip
+        start = time.perf_counter()
+        self.llm.enqueue(prompt(self.processor, self.job, read.clip, read.ask.question), self.sampling, use_tqdm=False)
+        return _Waiting(read.ask, {"read": read.seconds, "prepare": time.perf_counter() - start})
+
+    def _finish(self, waiting: Sequence[_Waiting]) -> Iterator[Row]:
+        start = time.perf_counter()
+        try:
+            outputs = self.llm.wait_for_completion(use_tqdm=False)
+        except Exception as error:
+            for each in waiting:
+                yield row(each.ask, error=described(error))
+            raise ModelError(
+                f"vLLM broke ({described(error)['message']}); the same command goes on with the clips that are left"
+            ) from error
+        seconds = (time.perf_counter() - start) / len(waiting)
+        outputs = sorted(outputs, key=lambda output: int(output.request_id))
+        for each, output in zip(waiting, outputs, strict=True):
+            spoken = output.outputs[0]
+            yield row(
+                each.ask,
+                answer=spoken.text.strip(),
+                new_tokens=len(spoken.token_ids),
+                prompt_tokens=len(output.prompt_token_ids),
+                seconds={**each.seconds, "answer": seconds},
+                **_kept(output, self.job.method),
+            )
+
+
+def _kept(output: Any, method: Method | None) -> dict[str, Any]:
+    """What the plugin tells of a request, where it does."""
+    if method is None:
+        return {"keep": 1.0}
+    told = (output.kv_transfer_params or {}).get("omnidrop", {})
+    return {"droppable_tokens": told.get("droppable"), "keep": told.get("keep")}
+
+
+def engine_options(job: Job) -> dict[str, Any]:
+    """The arguments of `vllm.LLM` besides the model: defaults, then the user's, then the method's for the plugin."""
+    options = {**DEFAULTS, **job.engine_options}
+    if job.dtype is not None:
+        options["dtype"] = job.dtype
+    if job.method is not None:
+        further = dict(options.get("additional_config") or {})
+        further["omnidrop"] = {**plugin_entry(job.method), **(further.get("omnidrop") or {})}
+        options["additional_config"] = further
+    return options
+
+
+def plugin_entry(method: Method) -> dict[str, Any]:
+    """The method in the words of vLLM's `additional_config`: its name, and what differs from its own defaults.
+
+    What is not said there has the server's default: 4 stages.
+    """
+    name = next(name for name, kind in available().items() if kind is type(method))
+    values: Mapping[str, Any] = method.to_json()
+    said = {
+        each.name: values[each.name]
+        for each in fields(method)
+        if values[each.name] != each.default or (each.name == "keep" and values["keep"] is not None)
+    }
+    return {"method": name, **said}
+
+
+def prompt(processor: Any, job: Job, clip: Media, question: str) -> dict[str, Any]:
+    """One prompt for `vllm.LLM`: token ids with one sign for the clip, the clip's arrays, the processor's settings.
+
+    vLLM puts the clip's tokens in the sign's place; they are those that `omnidrop.build` makes of the same clip (a
+    test compares them). Raises `InputError` where the question holds the model's own sign for media, `MediaError` for
+    a clip that cannot be used.
+    """
+    if clip.kind == "audio" and not job.sound:
+        raise MediaError(f"{clip.path} is sound alone, and sound was to be left out: nothing remains; allow the sound")
+    content = [{"type": clip.kind}, {"type": "text", "text": question}]
+    talk: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    if job.system is not None:
+        talk.insert(0, {"role": "system", "content": [{"type": "text", "text": job.system}]})
+    written = processor.apply_chat_template(talk, add_generation_prompt=True, tokenize=False)
+    tokenizer = processor.tokenizer
+    ids = tokenizer(written, add_special_tokens=False)["input_ids"]
+    signs = [
+        tokenizer.convert_tokens_to_ids(getattr(processor, f"{kind}_token")) for kind in ("image", "audio", "video")
+    ]
+    if sum(token in signs for token in ids) != 1:
+        raise InputError(f"the question {question!r} holds the model's own sign for media; take it out")
+    data, options = _media(processor, job, clip)
+    return {"prompt_token_ids": ids, "multi_modal_data": data, "mm_processor_kwargs": options}
+
+
+def _media(processor: Any, job: Job, clip: Media) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(multi_modal_data, mm_processor_kwargs) of one clip."""
+    if clip.kind == "image":
+        assert clip.frames is not None
+        return {"image": clip.frames[0]}, {}
+    data: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    if clip.waveform is not None:
+        extractor = processor.feature_extractor
+        sound = hearable(processor, clip)
+        data["audio"] = (sound, clip.sample_rate)
+        options["audio_kwargs"] = {"truncation": False}
+        if len(sound) > extractor.n_samples:  # Whisper's window; unsaid, all beyond it is cut off
+            options["audio_kwargs"]["max_length"] = -(-len(sound) // extractor.hop_length) * extractor.hop_length
+    if clip.kind == "video":
+        assert clip.frames is not None and clip.fps is not None
+        data["video"] = clip.frames
+        options["use_audio_in_video"] = clip.waveform is not None
+        options["videos_kwargs"] = {
+            "fps": clip.fps,
+            "do_sample_frames": False,  # they are sampled
+            "size": video_size(processor, job.max_pixels),
+        }
+        # vLLM weaves the sound in by this, and not by the frame rate
+        options["second_per_grid_ts"] = [processor.video_processor.temporal_patch_size / clip.fps]
+    return data, options
