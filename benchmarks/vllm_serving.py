@@ -118,8 +118,13 @@ def prefill(args: argparse.Namespace, folder: Path, front: Any) -> dict[str, Any
 
     prompts = clips(front, args.rounds + 1, args.seconds)
     longest = max(prompt.length for prompt in prompts) + 64
-    llm = engine(folder, VARIANTS["kv-groups"] | {"stages": args.stages}, longest=longest, dtype=args.dtype,
-                 kv_cache_memory_bytes=1 << 30)
+    llm = engine(
+        folder,
+        VARIANTS["kv-groups"] | {"stages": args.stages},
+        longest=longest,
+        dtype=args.dtype,
+        kv_cache_memory_bytes=1 << 30,
+    )
     model, spent = runner(llm).get_model(), []
     forward = model.forward
 

@@ -22,7 +22,7 @@ from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
-from omnidrop import ModelError
+from omnidrop import ModelError, SettingError
 from omnidrop.plugins import vllm as plugin
 from omnidrop.plugins.vllm import config, request, unsupported
 from omnidrop.plugins.vllm.settings import read
@@ -282,23 +282,58 @@ def test_advice(accepted):
     assert "above 1000 tokens" in text and "--max-num-batched-tokens 2048" in text
     (text,) = texts("scheduler_config.long_prefill_token_threshold", 500)
     assert "above 500 tokens" in text
-    (text,) = texts(entry={"stages": 3})  # 2 + 3 + 3 layers, one group of each, in pools of 2: 1 of 3 + 1 of 3 padded
-    assert "3 stages do not divide 8 layers" in text and "20%" in text
-    assert texts(entry={"stages": 3, "mode": "compute-only"}) == []
+    seven = of_layers(accepted, 7)
+    (text,) = config.advice(seven, read({"omnidrop": {"stages": 2}}))
+    assert "2 stages do not divide 7 layers" in text and "12%" in text  # 3 + 4 layers, padded to 4 each
+    assert config.advice(seven, read({"omnidrop": {"stages": 2, "mode": "compute-only"}})) == []
 
 
 @pytest.mark.parametrize(
-    ("layers", "stages", "share"),
-    [
-        (28, 4, 0.0),
-        (28, 1, 0.0),
-        (28, 3, 2 / 30),  # 9 + 9 + 10, padded to 10 each
-        (8, 3, 2 / 10),  # 2 + 3 + 3, in groups of 2
-        (5, 3, 0.0),  # 1 + 2 + 2, in groups of 1
-    ],
+    ("layers", "stages", "share"), [(28, 4, 0), (28, 1, 0), (28, 28, 0), (28, 3, 2 / 30), (7, 2, 1 / 8)]
 )
 def test_padding(layers, stages, share):
     assert config.padding(layers, stages) == pytest.approx(share)
+
+
+def of_layers(accepted: VllmConfig, layers: int) -> VllmConfig:
+    return change(accepted, "model_config.model_arch_config.total_num_hidden_layers", layers)
+
+
+@pytest.mark.parametrize(
+    ("layers", "right", "wrong"), [(8, (1, 2, 4, 8), (3, 5, 6, 7)), (28, (1, 3, 4, 6, 28), (10, 20))]
+)
+def test_a_stage_is_one_group_of_blocks(accepted, layers, right, wrong):
+    """As vLLM itself groups the layers: what is refused, it would split; what is not, it does not."""
+    changed = of_layers(accepted, layers)
+    for stages in (*right, *wrong):
+        starts = [stage * layers // stages for stage in range(stages)]
+        of_layer = [sum(first <= layer for first in starts) - 1 for layer in range(layers)]
+        groups = grouped(of_layer)
+        entry = {"omnidrop": {"stages": stages}}
+        if stages in right:
+            assert len(groups) == stages
+            unsupported.refuse(changed, read(entry))
+        else:
+            assert len(groups) > stages
+            with pytest.raises(
+                SettingError, match=f"stages is {stages}; choose one of 1, 2, 4, .* the {layers} decoder"
+            ):
+                unsupported.refuse(changed, read(entry))
+        entry["omnidrop"]["mode"] = "compute-only"
+        unsupported.refuse(changed, read(entry))
+
+
+def grouped(stages: list[int]) -> list[Any]:
+    """vLLM's own groups for layers of these stages."""
+    import torch
+    from vllm.v1.core.kv_cache_utils import _get_kv_cache_groups_uniform_page_size
+
+    from omnidrop.plugins.vllm.kv import StageSpec
+
+    sizes = dict(block_size=32, num_kv_heads=2, head_size=32, dtype=torch.float32)
+    return _get_kv_cache_groups_uniform_page_size(
+        {f"layer {layer}": StageSpec(stage=stage, **sizes) for layer, stage in enumerate(stages)}
+    )
 
 
 # one request

@@ -6,7 +6,7 @@ from typing import Any
 
 import models
 import pytest
-from models import ask, video
+from models import ask, recording, video
 from parity import Watcher, differences, drive, expected, got, params
 
 from omnidrop import OmniDrop
@@ -59,15 +59,17 @@ def test_unpruned(small: Any, engine: Any, prompts: list[Any], reference: Any, a
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("keep", "stages"), [(0.4, 3), (0.5, 6)])
-def test_a_mixed_batch(
-    small: Any, engine: Any, prompts: list[Any], reference: Any, mode: str, keep: float, stages: int
-) -> None:
+@pytest.mark.parametrize(
+    "asked",
+    [{"keep": 0.4, "stages": 3}, {"keep": 0.5, "stages": 6}, {"keep": 0.4, "stages": 2, "images": "prune"}],
+    ids=["3 stages", "every layer", "images too"],
+)
+def test_a_mixed_batch(small: Any, engine: Any, prompts: list[Any], reference: Any, mode: str, asked: dict) -> None:
     """Pruned, text and unprunable requests in one batch; with 6 stages the DeepStack layers lose tokens as well."""
-    llm = engine(small.folder, {"keep": keep, "stages": stages, "mode": mode})
+    llm = engine(small.folder, {**asked, "mode": mode})
     watcher = Watcher(llm)
     outputs = llm.generate([p.vllm for p in prompts], params(), use_tqdm=False)
-    wanted = [reference(p, OmniDrop(keep=keep, stages=stages)) for p in prompts]
+    wanted = [reference(p, OmniDrop(**asked)) for p in prompts]
     assert differences([got(o, watcher) for o in outputs], wanted) == []
 
 
@@ -85,6 +87,17 @@ def test_requests_that_come_while_others_decode(
     outputs = drive(llm, arrivals)
     wanted = [reference(p, methods[(i + turn) % 2]) for i, (p, turn) in enumerate(twice)]
     assert differences([got(outputs[str(i)], watcher) for i in range(len(twice))], wanted) == []
+
+
+def test_the_next_prompt_gets_none_of_it(small: Any, engine: Any, reference: Any) -> None:
+    """DeepStack features lie in a buffer, which a prompt without pictures does not overwrite."""
+    clips = {"seen": video(6, seed=9003), "heard": recording(6, seed=9004)}
+    pair = [ask(small.processor, clip, "list the shape ?", name=name) for name, clip in clips.items()]
+    llm = engine(small.folder, {"keep": 0.4, "stages": 3})
+    outputs = drive(llm, [(i, str(i), p, params()) for i, p in enumerate(pair)])
+    wanted = [reference(p, OmniDrop(keep=0.4, stages=3)) for p in pair]
+    assert all(answer.kept is not None for answer in wanted)
+    assert differences([got(outputs[str(i)]) for i in range(2)], wanted, kept=False) == []
 
 
 def test_compiled(small: Any, engine: Any, prompts: list[Any], reference: Any) -> None:

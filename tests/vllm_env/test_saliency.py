@@ -49,19 +49,20 @@ def recordings(thinker: Any) -> dict[str, Any]:
     return models.ask(thinker.processor, clips, "list the shape ?").inputs
 
 
-@pytest.mark.parametrize("family", ["qwen2_5", "qwen3"])
-def test_the_towers_give_what_transformers_towers_give(family, thinker, engine):
-    """One call of the engine's encoder on several recordings, against the library's own path on the same features."""
-    tiny = thinker(family)
-    inputs = recordings(tiny)
+def heard_by(thinker: Any) -> Tensor:
+    """(tokens,) what the library's own path finds for the prompt of `recordings`."""
     SEEN.clear()
-    with torch.no_grad(), omnidrop.prune(tiny.model, Watching()):
-        tiny.model(**inputs)
-    (expected,) = SEEN
+    with torch.no_grad(), omnidrop.prune(thinker.model, Watching()):
+        thinker.model(**recordings(thinker))
+    (found,) = SEEN
+    return found
 
+
+def encode(inputs: dict[str, Any], dtype: torch.dtype) -> Any:
+    """For `LLM.apply_model`: run the engine's encoder once on all recordings -> embeddings, saliency, hooks left."""
     mask = inputs["feature_attention_mask"].bool()
     given = {
-        "input_audio_features": inputs["input_features"].permute(0, 2, 1)[mask].T,  # (mel bins, all frames)
+        "input_audio_features": inputs["input_features"].permute(0, 2, 1)[mask].T.to(dtype),  # (mel bins, all frames)
         "audio_feature_lengths": mask.sum(-1),
         "feature_attention_mask": mask,
     }
@@ -72,12 +73,32 @@ def test_the_towers_give_what_transformers_towers_give(family, thinker, engine):
         hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.audio_tower.modules())
         return *saliency.detach(carried, models.HIDDEN), hooks
 
-    ((embeds, found, hooks),) = engine(tiny.folder, {"keep": 0.3, "stages": 2}).apply_model(listen)
+    return listen
+
+
+@pytest.mark.parametrize("family", ["qwen2_5", "qwen3"])
+def test_the_towers_give_what_transformers_towers_give(family, thinker, engine):
+    """One call of the engine's encoder on several recordings, against the library's own path on the same features."""
+    tiny = thinker(family)
+    llm = engine(tiny.folder, {"keep": 0.3, "stages": 2})
+    ((embeds, found, hooks),) = llm.apply_model(encode(recordings(tiny), torch.float32))
     assert hooks == 0
     assert [len(item) for item in embeds] == [len(values) for values in found] and len(embeds) == len(SECONDS)
     assert all(item.shape[1] == models.HIDDEN for item in embeds)
+    expected = heard_by(tiny)
     assert expected.std() > 0.01 * expected.mean()
     torch.testing.assert_close(torch.cat(found), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_half_the_bits_lose_nothing(thinker, engine):
+    """In bfloat16 the encoder rounds, but what it found travels in float32."""
+    tiny = thinker("qwen3")
+    llm = engine(tiny.folder, {"keep": 0.3, "stages": 2}, dtype="bfloat16")
+    ((embeds, found, _),) = llm.apply_model(encode(recordings(tiny), torch.bfloat16))
+    assert all(item.dtype == torch.bfloat16 and item.shape[1] == models.HIDDEN for item in embeds)
+    values = torch.cat(found)
+    assert (values != values.bfloat16().float()).float().mean() > 0.9
+    torch.testing.assert_close(values, heard_by(tiny), atol=0.02, rtol=0.2)
 
 
 @pytest.mark.parametrize("asked", [None, {"method": "dycoke", "keep": 0.5}], ids=["off", "no saliency asked"])

@@ -49,6 +49,7 @@ def row(ask: Ask, **fields: Any) -> Row:
         "prompt_tokens": None,
         "droppable_tokens": None,  # of the prompt's tokens, those of the media that a method may drop
         "keep": None,  # their share that remained, measured: the mean over the decoder's layers
+        "unpruned": None,  # why a server left all of them, where it did
         "seconds": {},
         "worker": f"{socket.gethostname()}:{os.getpid()}",
         "error": None,

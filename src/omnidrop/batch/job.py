@@ -1,6 +1,6 @@
 """What every worker must know to answer: the model, the method, how clips are read, which engine runs.
 
-What it is: plain data that travels to other machines. What it is not: what is asked (`asks`), or who asks (`run`).
+What it is: plain data that travels to other machines. What it is not: what is asked (`asks`), or who asks (`driver`).
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ class Job:
     def settings(self, question: str | None) -> dict[str, Any]:
         """Everything that decides an answer, as a file holds it. `question`: None where each clip has its own.
 
-        Workers, devices and the folder's place do not: they are not here. Raises `ModelError` for a model that is not
-        there.
+        Workers, devices and the versions of packages are not here. The folder is: files of the same name in another
+        folder are other clips. Raises `ModelError` for a model that is not there.
         """
         return {
             "question": question,
+            "folder": str(self.folder),
             "engine": self.engine,
             "weights": weights(self.model),
             "method": self.method.to_json() if self.method is not None else None,

@@ -79,7 +79,7 @@ class Offline:
         self.sampling = vllm.SamplingParams(temperature=0.0, max_tokens=job.max_new_tokens)
 
     def answers(self, asks: Sequence[Ask]) -> Iterator[Row]:
-        """A row for every ask, a group at a time. Raises `ModelError` when the engine broke, behind its group's rows."""
+        """A row for every ask, a group at a time. Raises `ModelError`, behind the rows of its group, when it broke."""
         waiting: list[_Waiting] = []
         for number, read in enumerate(ahead(self.job, asks), 1):
             try:
@@ -122,11 +122,11 @@ class Offline:
 
 
 def _kept(output: Any, method: Method | None) -> dict[str, Any]:
-    """What the plugin tells of a request, where it does."""
+    """What the plugin tells of a request."""
     if method is None:
         return {"keep": 1.0}
     told = (output.kv_transfer_params or {}).get("omnidrop", {})
-    return {"droppable_tokens": told.get("droppable"), "keep": told.get("keep")}
+    return {"droppable_tokens": told.get("droppable"), "keep": told.get("keep"), "unpruned": told.get("unpruned")}
 
 
 def engine_options(job: Job) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def plugin_entry(method: Method) -> dict[str, Any]:
     said = {
         each.name: values[each.name]
         for each in fields(method)
-        if values[each.name] != each.default or (each.name == "keep" and values["keep"] is not None)
+        if values[each.name] != each.default or each.name == "keep"
     }
     return {"method": name, **said}
 

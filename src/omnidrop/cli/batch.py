@@ -94,7 +94,7 @@ def batch(options: argparse.Namespace) -> int:
     """Run it. Cheap checks come first: a typing mistake must not wait for a model to load."""
     from ..batch import asks
     from ..batch.answers import Answers
-    from ..batch.run import run
+    from ..batch.driver import run
 
     for name in ("max_frames", "max_pixels", "max_new_tokens", "workers"):
         value = getattr(options, name)
@@ -217,6 +217,7 @@ def _summary(
         "answered_before": before,
         "failed": len(failed),
         "failures": dict(Counter(row["error"]["kind"] for row in failed)),
+        "unpruned": dict(Counter(row["unpruned"] for row in rows if row["unpruned"])),  # by reason
         "seconds": round(seconds, 3),  # of this run, loading included
         "workers": options.workers or 1,
         "tokens": {  # over all answers that say what was kept of them
@@ -251,6 +252,9 @@ def _report(document: dict[str, Any]) -> str:
             f"{100 * document['keep']:.1f} % of {document['tokens']['droppable']} audio and video tokens kept "
             "(mean over the layers)"
         )
+    if document["unpruned"]:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in document["unpruned"].items())
+        lines.append(f"answered with all tokens: {reasons}")
     lines.append(f"answers: {document['out']}")
     if document["failed"]:
         kinds = ", ".join(f"{count} {kind}" for kind, count in document["failures"].items())

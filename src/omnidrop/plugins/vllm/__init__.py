@@ -10,6 +10,7 @@ from __future__ import annotations
 THINKERS = {  # vLLM's name of the architecture -> our class
     "Qwen2_5OmniModel": "omnidrop.plugins.vllm.qwen2_5_omni:Qwen25Omni",
     "Qwen2_5OmniForConditionalGeneration": "omnidrop.plugins.vllm.qwen2_5_omni:Qwen25Omni",
+    "Qwen3OmniMoeForConditionalGeneration": "omnidrop.plugins.vllm.qwen3_omni_moe:Qwen3OmniMoe",
 }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import compat
 from .kv import StageSpec
+from .unsupported import check_backend
 
 
 @cache
@@ -50,7 +51,8 @@ class StageAttention(compat.Attention):
 
     @classmethod
     def adopt(cls, layer: Any, pruner: Any, stage: int, *, apart: bool) -> None:
-        """Make the engine's layer one of a stage: vLLM builds its layers itself and offers no seam to choose their class."""
+        """Make the engine's layer one of a stage: vLLM builds its layers itself and lets nobody choose their class."""
+        check_backend(layer.attn_backend.get_name())
         layer.__class__ = cls
         layer.pruner, layer.stage, layer.apart, layer.tap = pruner, stage, apart, None
         layer.attn_backend = staged(layer.attn_backend, stage)

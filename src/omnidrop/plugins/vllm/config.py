@@ -8,7 +8,6 @@ What it is not: it overrides nothing that a user asked for, and does nothing whe
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import pairwise
 from typing import Any, ClassVar
 
 from vllm.config import CUDAGraphMode
@@ -16,10 +15,9 @@ from vllm.logger import init_logger
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 from vllm.platforms import current_platform
 
-from ... import schedule
 from . import request
 from .settings import Settings, read
-from .unsupported import SCHEDULER, WORKERS, refuse
+from .unsupported import SCHEDULER, WORKERS, refuse, stage_sizes
 
 logger = init_logger("vllm.omnidrop")  # below "vllm", whose handlers and level it then has
 
@@ -94,15 +92,12 @@ def advice(vllm_config: Any, settings: Settings) -> list[str]:
         waste = padding(layers, settings.stages)
         if waste:
             texts.append(
-                f"{settings.stages} stages do not divide {layers} layers: vLLM pads the smaller groups, and "
+                f"{settings.stages} stages do not divide {layers} layers: vLLM pads the smaller ones, and "
                 f"{waste:.0%} of the KV cache stay unused. Choose a number of stages that divides the layers."
             )
     return texts
 
 
 def padding(layers: int, stages: int) -> float:
-    """The share of the KV cache that vLLM leaves unused, where groups of layers must be of one size."""
-    sizes = [end - start for start, end in pairwise([*schedule.stage_starts(layers, stages), layers])]
-    group = max(sizes) if max(sizes) < 1.5 * min(sizes) else min(sizes)  # vllm/v1/core/kv_cache_utils.py
-    padded = sum(-(-size // group) * group for size in sizes)
-    return 1 - layers / padded
+    """The share of the KV cache that vLLM leaves unused, where it pads every stage to the layers of the largest."""
+    return 1 - layers / (stages * max(stage_sizes(layers, stages)))

@@ -9,9 +9,8 @@ Shapes: T tokens of the step, D width of the model, K tokens that are left.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -61,9 +60,7 @@ class Agreed(Method):
         return group.broadcast(chosen)
 
 
-def run(
-    decoder: Any, pruner: Pruner, positions: Tensor, embeds: Tensor, added: Sequence[Tensor] = ()
-) -> Tensor:
+def run(decoder: Any, pruner: Pruner, positions: Tensor, embeds: Tensor, added: Sequence[Tensor] = ()) -> Tensor:
     """The decoder over a step that cuts prompts: (T', D) final hidden states, zero where a token was dropped.
 
     `decoder` is vLLM's text model; positions (3, T'), embeds (T', D) with T' >= T (padding is left alone); `added`[l]
@@ -72,23 +69,13 @@ def run(
     step = pruner.step
     assert step is not None
     flat = _bounds([row.scheduled for row in step.rows])
-    prompts = {
-        number: _Prompt(pruner, row, flat[number], embeds)
-        for number, row in enumerate(step.rows)
-        if row.fresh
-    }  # fmt: skip
-    place = _join(
-        [
-            prompts[number].entered if number in prompts else torch.arange(first, end, device=embeds.device)
-            for number, (first, end) in enumerate(pairwise(flat))
-        ]
-    )
+    prompts = {number: _Prompt(pruner, row, flat[number], embeds) for number, row in enumerate(step.rows) if row.fresh}
+    place = _among(flat, {number: prompt.entered for number, prompt in prompts.items()}, embeds.device)
     hidden, residual = embeds[place], None
     for number, prompt in prompts.items():
         first = int(step.stage(0).starts[number])
         hidden[first : first + prompt.left] = prompt.features
-    starts = pruner.planner.starts
-    where, stage = positions[..., place], 0
+    starts, stage, where = pruner.planner.starts, 0, positions[..., place]
     for index, layer in enumerate(decoder.layers):
         loses = any(prompt.prefill.drops_after(index) for prompt in prompts.values())
         attention = layer.self_attn.attn
@@ -98,15 +85,12 @@ def run(
         if index < len(added):
             hidden = hidden + added[index][place]
         if loses:
-            survivors = []
-            for number, (first, end) in enumerate(pairwise(step.stage(stage).starts.tolist())):
-                columns = torch.arange(first, end, device=place.device)
-                if number in prompts:
-                    mine = slice(first, end)
-                    states, seen = (hidden[mine], residual[mine]), [part[mine] for part in tapped[0]]
-                    columns = columns[prompts[number].leave(index, stage + 1, states, seen, attention.impl.scale)]
-                survivors.append(columns)
-            kept = _join(survivors)
+            bounds, survivors = step.stage(stage).starts.tolist(), {}
+            for number, prompt in prompts.items():
+                mine = slice(bounds[number], bounds[number + 1])
+                states, seen = (hidden[mine], residual[mine]), [part[mine] for part in tapped[0]]
+                survivors[number] = mine.start + prompt.leave(index, stage + 1, states, seen, attention.impl.scale)
+            kept = _among(bounds, survivors, place.device)
             place, where, hidden, residual = place[kept], where[..., kept], hidden[kept], residual[kept]
         elif index + 1 < len(decoder.layers):
             for prompt in prompts.values():
@@ -115,8 +99,8 @@ def run(
     hidden, _ = decoder.norm(hidden, residual)
     whole = hidden.new_zeros(embeds.shape)
     whole[place] = hidden
-    for prompt in prompts.values():
-        if pruner.watch is not None:
+    if pruner.watch is not None:
+        for prompt in prompts.values():
             pruner.watch(prompt.row.request, prompt.prefill)
     return whole
 
@@ -140,7 +124,7 @@ class _Prompt:
         self._check(0)
         self.features = self.prefill.merge(own)[0, columns[0]]
         after = torch.arange(first + plan.length, first + row.scheduled, device=embeds.device)
-        self.entered = _join([first + columns[0], after])
+        self.entered = torch.cat([first + columns[0], after])
 
     def _saliency(self, first: int) -> dict[Modality, Tensor]:
         plan = self.row.plan
@@ -151,7 +135,7 @@ class _Prompt:
         return {Modality.AUDIO: self.pruner.saliency[first + heard.to(self.pruner.saliency.device)]}
 
     def leave(self, index: int, stage: int, states: Sequence[Tensor], tapped: Sequence[Tensor], scale: float) -> Tensor:
-        """Drop between layer `index` and `stage`, which begins after it: the columns that go on, of this request's rows.
+        """Drop between layer `index` and `stage`, which begins after it: which of this request's rows go on.
 
         `states`: the rows' hidden states and residuals (K, D), which leave the layer as their sum; `tapped`: their
         queries and keys in it.
@@ -189,5 +173,10 @@ def _bounds(lengths: Sequence[int]) -> list[int]:
     return bounds
 
 
-def _join(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(parts)) if len(parts) != 1 else parts[0]
+def _among(bounds: Sequence[int], chosen: Mapping[int, Tensor], device: torch.device) -> Tensor:
+    """All rows of the requests (bounds[i] to bounds[i + 1]), but of those in `chosen` only these rows; ascending."""
+    parts, done = [], 0
+    for number, rows in sorted(chosen.items()):
+        parts += [torch.arange(done, bounds[number], device=device), rows]
+        done = bounds[number + 1]
+    return torch.cat([*parts, torch.arange(done, bounds[-1], device=device)])

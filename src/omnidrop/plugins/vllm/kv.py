@@ -1,8 +1,8 @@
 """A cache group per stage: its blocks hold only what entered the stage, so what was dropped frees memory.
 
-What it is: vLLM's full-attention cache spec with the stage's number in it (layers of different stages then never share a
-block table), and the manager that reserves fewer blocks for it. What it is not: it knows no model; the scheduler gives
-it the ledger that says which request is pruned.
+What it is: vLLM's full-attention cache spec with the stage's number in it (layers of different stages then never share
+a block table), and the manager that reserves fewer blocks for it. What it is not: it knows no model; the scheduler
+gives it the ledger that says which request is pruned.
 """
 
 from __future__ import annotations

@@ -134,4 +134,3 @@ class Planner:
             entering=tuple(counts[first] for first in self.starts),
             layers=tuple(end - first for first, end in pairwise(starts)),
         )
-

@@ -48,4 +48,5 @@ class Qwen25Omni(Pruning, Qwen2_5OmniThinkerForConditionalGeneration):
     ) -> Any:
         if self.pruner is None or not self.pruner.cuts:
             return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)
+        assert inputs_embeds is not None, "a multimodal model is given embeddings"
         return decoder.run(self.language_model.model, self.pruner, positions, inputs_embeds)

@@ -19,10 +19,10 @@ from .step import Step, StepRow
 
 
 @cache
-def pruning(kind: type) -> type:
+def pruning(kind: Any) -> type:
     """The pruning child of one of vLLM's model runner classes."""
 
-    class PruningRunner(kind):  # type: ignore[valid-type, misc]
+    class PruningRunner(kind):
         """Opens a step when the batch is known, closes it when the model has run."""
 
         @property
@@ -89,7 +89,7 @@ class PruningWorker:
 
     def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
         unguard(vllm_config)
-        super().__init__(vllm_config, *args, **kwargs)
+        super().__init__(vllm_config, *args, **kwargs)  # type: ignore[call-arg]
 
     def init_device(self) -> None:
         super().init_device()  # type: ignore[misc]
@@ -97,4 +97,5 @@ class PruningWorker:
         planner = planner_of(self.vllm_config)  # type: ignore[attr-defined]
         assert planner is not None, "this worker is chosen only where pruning was asked for"
         late_check(self.vllm_config, planner.settings)  # type: ignore[attr-defined]
-        runner.__class__ = pruning(type(runner))
+        kind: Any = type(runner)
+        runner.__class__ = pruning(kind)

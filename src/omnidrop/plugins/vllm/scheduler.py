@@ -22,7 +22,7 @@ class _Planning:
     """What both of vLLM's schedulers get."""
 
     def __init__(self, *, vllm_config: Any, **kwargs: Any) -> None:
-        super().__init__(vllm_config=vllm_config, **kwargs)
+        super().__init__(vllm_config=vllm_config, **kwargs)  # type: ignore[call-arg]
         planner = planner_of(vllm_config)
         assert planner is not None, "this scheduler is chosen only where pruning was asked for"
         late_check(vllm_config, planner.settings)
@@ -40,9 +40,7 @@ class _Planning:
         if request.request_id not in self.requests:  # type: ignore[attr-defined]
             if request.resumable:  # its prompt will go on: nobody knows yet what it asks
                 request.sampling_params.extra_args = {"omnidrop": "off"}
-            self.ledger.add(
-                request.request_id, request.prompt_token_ids, request.mm_features, request.sampling_params
-            )
+            self.ledger.add(request.request_id, request.prompt_token_ids, request.mm_features, request.sampling_params)
             self._uncounted.add(request.request_id)
         super().add_request(request)  # type: ignore[misc]
 

@@ -62,5 +62,3 @@ class Pruning:
         return super().embed_input_ids(  # type: ignore[misc]
             input_ids, multimodal_embeddings, is_multimodal=is_multimodal
         )
-
-

@@ -8,13 +8,14 @@ work, and what was not tried.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import vllm
 from vllm.platforms import current_platform
 
 from ... import schedule
-from ...errors import ModelError
+from ...errors import ModelError, SettingError
 from .settings import Settings
 
 RELEASE = "0.32"  # of vLLM; its internals change from one to the next
@@ -211,7 +212,7 @@ UNSUPPORTED = (
 
 
 def refuse(vllm_config: Any, settings: Settings) -> None:
-    """Raise `ModelError` for the first option that excludes pruning, `SettingError` for more stages than layers."""
+    """Raise `ModelError` for the first option that excludes pruning, `SettingError` for stages that do not fit."""
     for option in UNSUPPORTED:
         if option.asked(vllm_config, settings):
             raise ModelError(f"omnidrop cannot prune with {option.what}: {option.why}; {option.instead}")
@@ -219,7 +220,19 @@ def refuse(vllm_config: Any, settings: Settings) -> None:
     for backend in (attention.backend, *attention.backend_per_kind.values()):
         if backend is not None:
             check_backend(backend.name)
-    schedule.stage_starts(vllm_config.model_config.get_total_num_hidden_layers(), settings.stages)
+    layers = vllm_config.model_config.get_total_num_hidden_layers()
+    sizes = stage_sizes(layers, settings.stages)
+    if settings.mode == "kv-groups" and max(sizes) >= 1.5 * min(sizes):  # vllm/v1/core/kv_cache_utils.py
+        fitting = ", ".join(str(number) for number in range(1, layers + 1) if layers % number == 0)
+        raise SettingError(
+            f"stages is {settings.stages}; choose one of {fitting}, which divide the {layers} decoder layers, or the "
+            f'mode "compute-only": vLLM would split a stage of {max(sizes)} layers over several groups of blocks'
+        )
+
+
+def stage_sizes(layers: int, stages: int) -> list[int]:
+    """How many decoder layers each stage has. Raises `SettingError` for more stages than layers."""
+    return [end - start for start, end in pairwise([*schedule.stage_starts(layers, stages), layers])]
 
 
 def check_backend(name: str) -> None:
