@@ -51,7 +51,10 @@ class Worker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         asks = [Ask(*json.loads(ask)) for ask in batch["ask"]]
         first = self._begin(json.dumps(["together", *batch["ask"]])) == 1
-        rows = list(self.engine.answers(asks)) if first else [self._alone(ask) for ask in asks]
+        try:
+            rows = list(self.engine.answers(asks)) if first else [self._alone(ask) for ask in asks]
+        except ModelError:  # the engine broke; an error would come to the same worker again, and so to the same engine
+            os._exit(1)
         return {"row": [json.dumps(row) for row in rows]}
 
     def _begin(self, what: str) -> int:

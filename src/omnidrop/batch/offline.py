@@ -126,6 +126,8 @@ def _kept(output: Any, method: Method | None) -> dict[str, Any]:
     if method is None:
         return {"keep": 1.0}
     told = (output.kv_transfer_params or {}).get("omnidrop", {})
+    if told.get("unpruned") == "nothing_to_drop":  # a picture
+        return {"droppable_tokens": 0, "keep": 1.0}
     return {"droppable_tokens": told.get("droppable"), "keep": told.get("keep"), "unpruned": told.get("unpruned")}
 
 

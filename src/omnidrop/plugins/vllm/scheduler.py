@@ -69,13 +69,12 @@ class _Planning:
 
     def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """Also says of every answer what was kept of its prompt, in a field that only KV connectors use (refused)."""
-        told, others = super()._free_request(request, *args, **kwargs)  # type: ignore[misc]
         entry = self.ledger.entries.get(request.request_id)
-        if told is None and entry is not None:
-            told = {"omnidrop": _told(entry)}
+        ours = None if entry is None else {"omnidrop": _told(entry)}  # before its blocks are given back
+        told, others = super()._free_request(request, *args, **kwargs)  # type: ignore[misc]
         self.ledger.remove(request.request_id)
         self._uncounted.discard(request.request_id)
-        return told, others
+        return ours if told is None else told, others
 
     def make_stats(self, *args: Any, **kwargs: Any) -> Any:
         return self.counters.join(super().make_stats(*args, **kwargs))  # type: ignore[misc]
