@@ -14,12 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accounting, site_blocks
+from benchmarks import accounting, site_blocks, vllm_blocks
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 HEAD_TO_HEAD = RESULTS / "needle_methods_test.json"
-PAGES = ("README.md", "docs/methods.md", *accounting.PAGES, *site_blocks.PAGES)
+PAGES = ("README.md", "docs/methods.md", *accounting.PAGES, *site_blocks.PAGES, *vllm_blocks.PAGES)
 KEEPS = (0.5, 0.3, 0.2, 0.1, 0.05)
 
 NAMES = {
@@ -215,7 +215,7 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     for made in (
         readme, listing, evidence, lead, sequences, exact_sequences, by_type, budgets, tuned, setup
     )
-} | accounting.BLOCKS | site_blocks.BLOCKS  # fmt: skip
+} | accounting.BLOCKS | site_blocks.BLOCKS | vllm_blocks.BLOCKS  # fmt: skip
 
 
 def filled(text: str) -> str:

@@ -161,6 +161,8 @@ class Answer:
     text: str
     ended: bool  # whether the model ended it, rather than the limit on tokens
     pieces: int = 1  # parts in which the stream brought it
+    prompt_tokens: int | None = None  # before pruning; a stream does not say
+    report: dict[str, Any] | None = None  # what the plugin says of the request; a stream does not say
 
 
 def data_url(file: Path, kind: str) -> str:
@@ -169,36 +171,47 @@ def data_url(file: Path, kind: str) -> str:
 
 
 def post(
-    address: str, content: list[dict[str, Any]], room: int, xargs: dict[str, Any] | None = None, sound: bool = True
+    address: str,
+    content: list[dict[str, Any]],
+    room: int,
+    xargs: dict[str, Any] | None = None,
+    *,
+    sound: bool = True,
+    stream: bool = True,
 ) -> Answer:
-    """One streamed chat completion, greedy, through the OpenAI client. Its errors are the client's own."""
+    """One chat completion, greedy, through the OpenAI client; errors are the client's own."""
     from openai import OpenAI
 
     extra: dict[str, Any] = {"mm_processor_kwargs": WOVEN} if sound else {}
     if xargs:
         extra["vllm_xargs"] = xargs
     with OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300) as client:
-        stream = client.chat.completions.create(
+        got: Any = client.chat.completions.create(
             model="omni", messages=[{"role": "user", "content": content}], max_tokens=room, temperature=0,
-            stream=True, extra_body=extra,
+            stream=stream, extra_body=extra,
         )  # fmt: skip
+        if not stream:
+            (choice,) = got.choices
+            report = (got.kv_transfer_params or {}).get("omnidrop")
+            return Answer(choice.message.content, choice.finish_reason == "stop", 1, got.usage.prompt_tokens, report)
         pieces, reason = [], None
-        for part in stream:
+        for part in got:
             for choice in part.choices:
                 pieces += [choice.delta.content] if choice.delta.content else []
                 reason = choice.finish_reason or reason
     return Answer("".join(pieces), reason == "stop", len(pieces))
 
 
-def over_http(address: str, asked: Sequence[Item], clients: int, xargs: dict[str, Any] | None = None) -> list[Answer]:
-    """All questions, `clients` at once."""
+def about(file: Path, text: str, kind: str = "video/mp4") -> list[dict[str, Any]]:
+    """A file and a question, as the content of a chat message."""
+    part = f"{kind.partition('/')[0]}_url"
+    return [{"type": part, part: {"url": data_url(file, kind)}}, {"type": "text", "text": text}]
 
-    def one(item: Item) -> Answer:
-        video = {"type": "video_url", "video_url": {"url": data_url(item.file, "video/mp4")}}
-        return post(address, [video, {"type": "text", "text": item.question.text}], item.room, xargs)
 
+def over_http(address: str, asked: Sequence[Item], clients: int) -> list[Answer]:
+    """All questions, `clients` at once, as streams."""
     with ThreadPoolExecutor(clients) as pool:
-        return list(pool.map(one, asked))
+        return list(pool.map(lambda item: post(address, about(item.file, item.question.text), item.room), asked))
 
 
 def by_transformers(asked: Sequence[Item], omnidrop: dict[str, Any] | None, model: Path | None = None) -> list[Answer]:

@@ -55,6 +55,8 @@ PAGES = (
 NOT_RUN = {
     ("README.md", "omnidrop eval worldsense"): "needs WorldSense; tests/test_eval*.py run it on clips of our own",
     ("README.md", "omnidrop compare runs/all"): "needs two runs; tests/test_compare*.py make some",
+    ("README.md", "vllm serve"): "needs vLLM; tests/vllm_env/test_server.py starts one with these options",
+    ("README.md", "omnidrop batch clips/"): "needs a folder; tests/test_batch*.py have some",
     (
         "docs/quickstart.md",
         "omnidrop bench --arch qwen2.5-omni-7b",
@@ -69,6 +71,7 @@ NO_PAGES = {
     "docs/bench.md": "its models have billions of weights; tests/test_bench*.py run small ones",
     "docs/compare.md": "needs WorldSense and a 7B model; tests/test_compare*.py run on clips of our own",
     "docs/lmms_eval.md": "needs lmms-eval; tests/eval_env run it in an environment of its own",
+    "docs/vllm.md": "needs vLLM; tests/vllm_env run it in an environment of its own",
     "docs/reproduce.md": "needs the data sets, a 7B model and the network",
     "docs/needle_first_model.md": "its commands made the numbers of an earlier model, at an earlier commit",
 }

@@ -111,7 +111,9 @@ def test_what_was_registered_before_still_runs(monkeypatch):
 
     monkeypatch.setitem(MODELS_CONFIG_MAP, "SomeOmni", Before)
     config.attach(["SomeOmni"])
+    attached = MODELS_CONFIG_MAP["SomeOmni"]
     config.attach(["SomeOmni"])  # plugins may be loaded twice
+    assert MODELS_CONFIG_MAP["SomeOmni"] is attached
     engine = SimpleNamespace(additional_config={})
     MODELS_CONFIG_MAP["SomeOmni"].verify_and_update_config(engine)
     MODELS_CONFIG_MAP["SomeOmni"].verify_and_update_model_config("the model's")
@@ -215,6 +217,11 @@ def test_what_does_not_go_together_is_refused(accepted, monkeypatch, row, case):
     with pytest.raises(ModelError) as refused:
         unsupported.refuse(changed, settings)
     assert str(refused.value) == f"omnidrop cannot prune with {row.what}: {row.why}; {row.instead}"
+
+
+def test_replicas_of_a_dense_model_prune(accepted):
+    changed = change(accepted, "parallel_config.data_parallel_size", 2)
+    unsupported.refuse(changed, read(changed.additional_config))
 
 
 def test_the_options_that_messages_name_exist():

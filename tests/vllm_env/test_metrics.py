@@ -70,6 +70,7 @@ def test_counts_are_handed_over_once(logger):
         counters.unpruned("off")
         logger.record(sent(counters.join(SchedulerStats())), None)
         logger.record(sent(counters.join(SchedulerStats())), None)  # a step in which nothing was counted
+    logger.record(SchedulerStats(waiting_lora_adapters={"an adapter": 1}), None)  # what the field is for
     assert shown("requests_unpruned", engine="0", reason="off") == 3
 
 

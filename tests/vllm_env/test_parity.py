@@ -82,6 +82,15 @@ def test_requests_that_come_while_others_decode(
     assert differences([got(outputs[str(i)], watcher) for i in range(len(prompts))], wanted) == []
 
 
+def test_a_server_that_prunes_on_request_only(small: Any, engine: Any, prompts: list[Any], reference: Any) -> None:
+    """It keeps everything by default, and still has at hand what a request that asks for less needs to know."""
+    llm = engine(small.folder, {"keep": 1.0, "stages": 4})
+    watcher = Watcher(llm)
+    outputs = llm.generate([p.vllm for p in prompts], params(omnidrop_keep=0.4), use_tqdm=False)
+    wanted = [reference(p, OmniDrop(keep=0.4, stages=4)) for p in prompts]
+    assert differences([got(o, watcher) for o in outputs], wanted) == []
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_preemption(small: Any, engine: Any, prompts: list[Any], reference: Any, mode: str) -> None:
     """Too few blocks for all: requests lose theirs in mid-answer and are prefilled again, answer so far included."""

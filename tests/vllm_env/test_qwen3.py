@@ -100,6 +100,27 @@ def test_the_next_prompt_gets_none_of_it(small: Any, engine: Any, reference: Any
     assert differences([got(outputs[str(i)]) for i in range(2)], wanted, kept=False) == []
 
 
+def test_preemption(small: Any, engine: Any, prompts: list[Any], reference: Any) -> None:
+    """A prompt that is cut a second time brings its answer so far, and its pictures' features again."""
+    llm = engine(
+        small.folder, {"keep": 0.6, "stages": 3, "mode": "kv-groups"}, num_gpu_blocks_override=60, max_model_len=512
+    )
+    watcher = Watcher(llm)
+    scheduler, answered = watcher.core.scheduler, []
+    preempt = scheduler._preempt_request
+
+    def note(request: Any, *args: Any, **others: Any) -> Any:
+        answered.append(request.num_output_tokens)
+        return preempt(request, *args, **others)
+
+    scheduler._preempt_request = note
+    seen = [p for p in prompts if "pixel_values_videos" in p.inputs]
+    outputs = llm.generate([p.vllm for p in seen], params(), use_tqdm=False)
+    assert any(answered), "no request lost its blocks in mid-answer"
+    wanted = [reference(p, OmniDrop(keep=0.6, stages=3)) for p in seen]
+    assert differences([got(o, watcher) for o in outputs], wanted) == []
+
+
 def test_compiled(small: Any, engine: Any, prompts: list[Any], reference: Any) -> None:
     llm = engine(small.folder, {"keep": 0.4, "stages": 3, "mode": "kv-groups"}, enforce_eager=False)
     outputs = drive(llm, [(2 * i, str(i), p, params()) for i, p in enumerate(prompts)])

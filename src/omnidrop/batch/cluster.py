@@ -30,15 +30,20 @@ GROUP = {"transformers": 2, "vllm": 16}  # asks that a worker is handed at once:
 
 
 class Attempts:
-    """How often each ask, or group of asks, was begun: a small actor that outlives the workers."""
+    """How often each ask, or group of asks, was begun, and what came of it: a small actor that outlives the workers."""
 
     def __init__(self) -> None:
         self.begun: Counter[str] = Counter()
+        self.rows: dict[str, Row] = {}
 
-    def begin(self, what: str) -> int:
-        """The how-manieth time it is."""
+    def begin(self, what: str) -> tuple[int, Row | None]:
+        """(the how-manieth time it is, the row that it ended with before)."""
         self.begun[what] += 1
-        return self.begun[what]
+        return self.begun[what], self.rows.get(what)
+
+    def end(self, what: str, row: Row) -> None:
+        """It is answered: the ask behind it in its group may kill the worker yet."""
+        self.rows[what] = row
 
 
 class Worker:
@@ -50,22 +55,29 @@ class Worker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         asks = [Ask(*json.loads(ask)) for ask in batch["ask"]]
-        first = self._begin(json.dumps(["together", *batch["ask"]])) == 1
+        first = self._begin(json.dumps(["together", *batch["ask"]]))[0] == 1
         try:
             rows = list(self.engine.answers(asks)) if first else [self._alone(ask) for ask in asks]
         except ModelError:  # the engine broke; an error would come to the same worker again, and so to the same engine
             os._exit(1)
         return {"row": [json.dumps(row) for row in rows]}
 
-    def _begin(self, what: str) -> int:
+    def _begin(self, what: str) -> tuple[int, Row | None]:
         import ray
 
         return ray.get(self.attempts.begin.remote(what))
 
     def _alone(self, ask: Ask) -> Row:
-        if self._begin(json.dumps(["alone", *ask])) > TRIES:
+        import ray
+
+        what = json.dumps(["alone", *ask])
+        tries, known = self._begin(what)
+        if known is not None:
+            return known
+        if tries > TRIES:
             return row(ask, error=died(f"{TRIES} workers died while they answered this alone"))
         (answered,) = self.engine.answers([ask])
+        ray.get(self.attempts.end.remote(what, answered))
         return answered
 
 
@@ -86,7 +98,7 @@ def answers(job: Job, asks: Sequence[Ask], workers: int) -> Iterator[Row]:
         context.enable_progress_bars = False
         context.max_errored_blocks = -1  # the rest of the run does not end with them
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        size = GROUP[job.engine]
+        size = min(GROUP[job.engine], -(-len(asks) // workers))
         rows = ray.data.from_items(
             [{"ask": json.dumps(ask)} for ask in asks], override_num_blocks=-(-len(asks) // size)
         ).map_batches(

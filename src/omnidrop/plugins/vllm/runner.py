@@ -65,10 +65,9 @@ def pruning(kind: Any) -> type:
 
         def _group(self, stage: int) -> int:
             """The cache group of a stage's layers."""
-            for number, group in enumerate(self.kv_cache_config.kv_cache_groups):
-                if any(self._stage(name) == stage for name in group.layer_names):
-                    return number
-            raise AssertionError(f"no cache group holds stage {stage}")
+            groups = enumerate(self.kv_cache_config.kv_cache_groups)
+            (number,) = (n for n, group in groups if any(self._stage(name) == stage for name in group.layer_names))
+            return number
 
         def _stage(self, layer: str) -> int:
             return self.compilation_config.static_forward_context[layer].stage

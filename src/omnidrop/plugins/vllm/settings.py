@@ -44,6 +44,15 @@ class Settings:
     stages: int  # runs of decoder layers that each see one number of tokens; 1: all is dropped before layer 0
     mode: str  # one of `MODES`: are only rows saved, or also the cache of the later stages?
 
+    @property
+    def saliency(self) -> tuple[Modality, ...]:
+        """Modalities whose saliency some request may need: it may ask for less where the server keeps everything."""
+        try:
+            less = for_request(self, {KEEP: 0.5})
+        except SettingError:  # its method takes no other keep
+            less = None
+        return (less or self.method).saliency
+
 
 def read(additional_config: Mapping[str, Any] | None) -> Settings | None:
     """The settings in vLLM's `additional_config`; None where it has no "omnidrop" entry, or false or null there.

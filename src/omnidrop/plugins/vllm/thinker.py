@@ -32,7 +32,7 @@ class Pruning:
     @property
     def _listens(self) -> bool:
         """Whether any request may want to know what audio tokens got in their encoder."""
-        return self.pruner is not None and Modality.AUDIO in self.pruner.planner.settings.method.saliency
+        return self.pruner is not None and Modality.AUDIO in self.pruner.planner.settings.saliency
 
     def get_mrope_input_positions(self, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
         own = None if self.pruner is None else positions_of(self.config, input_tokens, mm_features)  # type: ignore[attr-defined]
