@@ -45,7 +45,8 @@ def prefill() -> list[str]:
         "stages", "tokens of the prompt", "FLOPs, on / off", "decoder off, s", "on, s", "decoder, on / off",
         "whole request, on / off",
     ]  # fmt: skip
-    return [f"{_model(_result('prefill'))}; medians of {_result('prefill')['settings']['rounds']} rounds, in turns.", "",
+    told = _result("prefill")
+    return [f"{_model(told)}; medians of {told['settings']['rounds']} rounds, in turns.", "",
             *table(head, rows)]  # fmt: skip
 
 
@@ -86,8 +87,8 @@ def throughput() -> list[str]:
         [f"{name}: first token, s", *(f"{firsts[name][n]:.1f}" for n in clients)] for name in SERVERS
     ]  # fmt: skip
     return [
-        f"Requests a second, {found['prompt_tokens']} tokens in and {found['answer_tokens']} out, {found['kv_mib']} MiB "
-        f"of KV cache; medians of {document['settings']['rounds']} rounds; {_model(document)}.",
+        f"Requests a second, {found['prompt_tokens']} tokens in and {found['answer_tokens']} out, "
+        f"{found['kv_mib']} MiB of KV cache; medians of {document['settings']['rounds']} rounds; {_model(document)}.",
         "",
         *table(["server", *(f"{n} at once" for n in clients)], rows),
     ]  # fmt: skip

@@ -60,6 +60,31 @@ def test_a_mixed_batch(
     assert watcher.pruner.step is None and not watcher.core.scheduler.ledger.entries
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"method": "tuned", "keep": 0.15, "stages": 4},
+        {"method": "omnidrop", "keep": 0.65, "images": "prune", "lambda_div": 0.0, "stages": 2},
+        {"method": "omnidrop", "p_init": 0.02, "p_final": 0.5, "normalize": True, "stages": 8},
+        {"method": "random", "keep": 0.3},
+        {"method": "divprune", "keep": 0.3},
+    ],
+    ids=lambda asked: asked["method"],
+)
+def test_other_methods(small: Any, engine: Any, prompts: list[Any], reference: Any, asked: dict[str, Any]) -> None:
+    """Those that drop in the decoder, and those that choose at the input: then there is one stage."""
+    from omnidrop.plugins.vllm.settings import read
+
+    settings = read({"omnidrop": asked})
+    assert settings is not None and settings.stages == asked.get("stages", 1)
+    llm = engine(small.folder, asked)
+    watcher = Watcher(llm)
+    outputs = llm.generate([p.vllm for p in prompts], params(), use_tqdm=False)
+    wanted = [reference(p, settings.method) for p in prompts]
+    assert sum(answer.kept is not None for answer in wanted) > len(prompts) // 3
+    assert differences([got(o, watcher) for o in outputs], wanted) == []
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_keep_one_is_the_model_itself(small: Any, engine: Any, prompts: list[Any], reference: Any, mode: str) -> None:
     llm = engine(small.folder, {"keep": 1.0, "stages": 4, "mode": mode})
