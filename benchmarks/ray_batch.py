@@ -48,19 +48,21 @@ def command(folder: Path, out: Path, model: Path, keep: float, *more: str) -> li
 
 def killed_half_way(arguments: list[str], out: Path, clips: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the run's summary, what was killed and when). Raises where the run fails."""
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
-    start = time.monotonic()
+    log = out.with_suffix(".log")
+    with log.open("w") as errors:
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=errors, text=True)
     while len(there := rows(out)) < clips / 2:
         if process.poll() is not None:
             raise SystemExit("the run ended before a worker could be killed")
         time.sleep(0.05)
     busy = there[-1]["worker"]  # it gave the last group back, and has the next
     os.kill(int(busy.rpartition(":")[2]), signal.SIGKILL)
-    killed = {"answers_before": len(there), "seconds_after_start": round(time.monotonic() - start, 1), "worker": busy}
+    killed = {"answers_before": len(there), "worker": busy}
     print(f"killed {busy} after {len(there)} answers", file=sys.stderr)
     printed, _ = process.communicate()
     if process.returncode:
-        raise SystemExit(f"the run ended with status {process.returncode}")
+        raise SystemExit(f"the run ended with status {process.returncode}: {log.read_text()[-2000:]}")
+    killed["at_work"] = "while executing a task" in log.read_text()  # in Ray's own words
     return json.loads(printed), killed
 
 
@@ -96,14 +98,17 @@ def main() -> None:
         "format": "omnidrop.ray_batch",
         "version": 1,
         "command": f"python benchmarks/ray_batch.py {' '.join(sys.argv[1:])}".strip(),
-        "setup": {**made("batch", None), **{name: summary["session"][name] for name in ("torch", "transformers", "vllm", "ray")}},
+        "setup": {
+            **made("batch", None),
+            **{name: summary["session"][name] for name in ("torch", "transformers", "vllm", "ray")},
+        },
         "question": QUESTION,
-        "killed": {name: killed[name] for name in ("answers_before", "seconds_after_start")},
+        "killed": {name: killed[name] for name in ("answers_before", "at_work")},
         "checks": checks,
         "keep": summary["keep"],
         "unpruned": summary["unpruned"],
         "seconds": {"two_workers_one_killed": summary["seconds"], "one_process": json.loads(one.stdout)["seconds"]},
-    }  # fmt: skip
+    }
     print(json.dumps(document, indent=1))
     whole = ("lines", "clips_exactly_once", "answers_equal_to_one_process")
     if any(checks[name] != options.clips for name in whole) or checks["failures"]:

@@ -98,3 +98,21 @@ def test_what_an_answer_says_of_its_prompt(small: Any, engine: Any, prompts: lis
     assert counts["requests_pruned"] == 3 and counts["requests_unpruned/off"] == 1
     assert counts["prompt_tokens"] == sum(prompts[i].length for i in (0, 2, 3))
     assert counts["stage_tokens/3"] == sum(len(watcher.kept[str(i)][-1]) for i in (0, 2, 3))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_other_scheduler(
+    small: Any, engine: Any, prompts: list[Any], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that plans a step ahead, which is vLLM's default on a GPU; a CPU's engine runs it step by step."""
+    from omnidrop.plugins.vllm import scheduler
+
+    monkeypatch.setattr(scheduler, "Scheduler", scheduler.AsyncScheduler)
+    blocks = 90 if mode == "kv-groups" else 40
+    asked = {"keep": 0.3, "stages": 4, "mode": mode}
+    llm = engine(small.folder, asked, num_gpu_blocks_override=blocks, max_model_len=512)
+    watcher = Watcher(llm)
+    assert type(watcher.core.scheduler) is scheduler.AsyncScheduler
+    outputs = drive(llm, [(2 * i, str(i), p, params()) for i, p in enumerate(prompts)])
+    wanted = [expected(small, p, PRUNED) for p in prompts]
+    assert differences([got(outputs[str(i)], watcher) for i in range(len(prompts))], wanted) == []
