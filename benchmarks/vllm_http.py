@@ -322,6 +322,7 @@ def main() -> None:
         "units": {
             "accuracy, by_type, same": "share of questions, 0 to 1",
             "kv_cache_usage_after": "share of KV blocks held after the last answer",
+            "metrics": "counts over all requests of the server; stage_tokens and prompt_tokens hold the text too",
         },
         "results": results,
     }

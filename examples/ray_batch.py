@@ -2,8 +2,8 @@
 
 Run it:  python examples/ray_batch.py FOLDER MODEL "QUESTION" > answers.jsonl
 MODEL is a full checkpoint of Qwen2.5-Omni or Qwen3-Omni. It needs `pip install 'omnidrop[media,ray,vllm]'`, and uses
-every GPU that Ray finds. For a resumable run with failures apart, that no clip can keep from ending, and that knows
-what was kept of each: `omnidrop batch FOLDER QUESTION --out answers.jsonl --workers N` (docs/batch.md).
+every GPU that Ray finds. `omnidrop batch FOLDER QUESTION --out answers.jsonl --workers N` does the same and more: it
+goes on where it stopped, lists failures apart, knows what was kept, and ends whatever a clip does (docs/batch.md).
 """
 
 # %% The engine: vLLM's arguments, with the method where the plugin looks for it.

@@ -199,7 +199,7 @@ def image(*, height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> Media:
 def ask(
     front: Any, media: Media | Sequence[Media], question: str, *, name: str = "", system: str | None = None
 ) -> Prompt:
-    """The same prompt twice. `front`: the processor. As in `prompt.build`, sound is woven in if all videos have some."""
+    """The same prompt twice. `front`: the processor. As in `prompt.build`, sound is woven in if all videos have it."""
     clips = [media] if isinstance(media, Media) else list(media)
     videos = [clip for clip in clips if clip.kind == "video"]
     weave = bool(videos) and all(clip.waveform is not None for clip in videos)
@@ -245,7 +245,7 @@ MIXES: dict[str, Callable[[int], list[Media]]] = {
 
 
 def mix(front: Any, name: str, seed: int = 0) -> Prompt:
-    """One prompt of `MIXES`. No two share a clip: by its pictures alone vLLM remembers how a video's sound is woven in."""
+    """One prompt of `MIXES`. No two share a clip: vLLM's cache knows a video, sound woven in, by its pictures alone."""
     words = ["what color is the circle ?", "when is the soprano one ?", "how many things ?", "list the shape ?"]
     clips = MIXES[name](1000 * seed + list(MIXES).index(name))
     return ask(front, clips, words[seed % len(words)], name=f"{name} {seed}")

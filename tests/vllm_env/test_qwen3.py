@@ -12,8 +12,9 @@ from parity import Watcher, differences, drive, expected, got, params
 from omnidrop import OmniDrop
 
 MODES = ["compute-only", "kv-groups"]
-# Left out: four pictures a second are 6.5 ticks apart, and vLLM's rotary table knows whole ticks only; of recordings of
-# different lengths transformers' processor alters the end of the shorter one, which vLLM reads alone.
+# Left out: four pictures a second are 6.5 ticks apart, and vLLM's rotary table knows whole ticks only. Also recordings
+# of different lengths: vLLM hands them to Qwen3's processor together, which puts silence behind the shorter one, where
+# `prompt.build` reads each alone; the last 10 ms of the shorter one then sound different.
 LEFT_OUT = {"four pictures a second", "silent, four pictures a second", "two videos with sound"}
 NAMES = [name for name in models.MIXES if name not in LEFT_OUT]
 

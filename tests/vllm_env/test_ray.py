@@ -108,6 +108,7 @@ def test_a_worker_is_killed_and_a_clip_kills_its_worker(clips: Path, tmp_path: P
     assert set(failed) == {"poison.mp4", "broken.mp4"} and "died" in failed["poison.mp4"]["message"]
     answering = {each["worker"] for each in rows(out)}
     assert len(answering) > 1 and any(worker.endswith(f":{killed}") for worker in answering)
+    assert {each["attempts"] for each in rows(out)} > {1}, "some were handed out again"
 
     # the same command goes on: what is answered is not asked again
     (folder / "broken.mp4").write_bytes((folder / "001.mp4").read_bytes())
@@ -146,3 +147,31 @@ def test_vllm_in_the_workers(clips: Path, tmp_path: Path) -> None:
     assert summary["answered"] == CLIPS and summary["unpruned"] == {}
     assert summary["keep"] == pytest.approx(0.3, abs=0.01)
     assert by_file(out) == by_file(alone) and len({each["worker"] for each in rows(out)}) == 2
+
+
+def test_the_example_with_the_processor_of_ray(clips: Path, tmp_path: Path) -> None:
+    """Ray's own way to the same engine, with the plugin: the same answers."""
+    from omnidrop.plugins.vllm.export import serve_copy
+    from omnidrop.prompt import TINY
+
+    model = serve_copy(TINY, tmp_path / "tiny")
+    options = {"max_model_len": 1024, "enforce_eager": True, "block_size": 32}
+    folder = tmp_path / "clips"
+    shutil.copytree(clips, folder)
+    (folder / "broken.mp4").write_bytes(b"no video")
+    script = Path(__file__).parent.parent.parent / "examples" / "ray_batch.py"
+    limits = json.dumps({**options, "dtype": "float32"})
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder), str(model), QUESTION, limits],
+        stdout=subprocess.PIPE, text=True, timeout=LIMIT, check=True,
+    )  # fmt: skip
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    errors = {row["file"]: row["__inference_error__"] for row in found if row["__inference_error__"]}
+    assert len(found) == CLIPS + 1 and set(errors) == {"broken.mp4"} and errors["broken.mp4"].startswith("MediaError")
+    alone = tmp_path / "alone.jsonl"
+    told = ("--engine", "vllm", "--model", str(model), "--dtype", "float32", "--method", "omnidrop:stages=4")
+    one = subprocess.run(
+        command(folder, alone, *told, "--engine-options", json.dumps(options)), capture_output=True, timeout=LIMIT
+    )
+    assert one.returncode == 1
+    assert {row["file"]: row["answer"] for row in found if row["answer"]} == by_file(alone)

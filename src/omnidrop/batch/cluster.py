@@ -55,12 +55,12 @@ class Worker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         asks = [Ask(*json.loads(ask)) for ask in batch["ask"]]
-        first = self._begin(json.dumps(["together", *batch["ask"]]))[0] == 1
+        attempts, _ = self._begin(json.dumps(["together", *batch["ask"]]))
         try:
-            rows = list(self.engine.answers(asks)) if first else [self._alone(ask) for ask in asks]
+            rows = list(self.engine.answers(asks)) if attempts == 1 else [self._alone(ask) for ask in asks]
         except ModelError:  # the engine broke; an error would come to the same worker again, and so to the same engine
             os._exit(1)
-        return {"row": [json.dumps(row) for row in rows]}
+        return {"row": [json.dumps({**row, "attempts": attempts}) for row in rows]}
 
     def _begin(self, what: str) -> tuple[int, Row | None]:
         import ray
@@ -71,10 +71,10 @@ class Worker:
         import ray
 
         what = json.dumps(["alone", *ask])
-        tries, known = self._begin(what)
+        attempts, known = self._begin(what)
         if known is not None:
             return known
-        if tries > TRIES:
+        if attempts > TRIES:
             return row(ask, error=died(f"{TRIES} workers died while they answered this alone"))
         (answered,) = self.engine.answers([ask])
         ray.get(self.attempts.end.remote(what, answered))

@@ -51,6 +51,7 @@ def row(ask: Ask, **fields: Any) -> Row:
         "keep": None,  # their share that remained, measured: the mean over the decoder's layers
         "unpruned": None,  # why a server left all of them, where it did
         "seconds": {},
+        "attempts": 1,  # of its group; above 1: a worker died with it
         "worker": f"{socket.gethostname()}:{os.getpid()}",
         "error": None,
         **fields,

@@ -56,6 +56,8 @@ class Offline:
                 "transformers (`python -m omnidrop.plugins.vllm.export FOLDER` writes the tiny model as vLLM reads it)"
             )
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        if job.method is not None:
+            os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the plugin knows the first of its two runners
         ensure_importable()
         try:
             import vllm

@@ -15,6 +15,7 @@ from vllm.model_executor.models.qwen2_5_omni_thinker import (
 )
 
 from . import compat, decoder
+from .pruner import Pruner
 from .request import Guard
 from .thinker import Pruning
 
@@ -38,15 +39,5 @@ class Processor(Qwen2_5OmniThinkerMultiModalProcessor):
 class Qwen25Omni(Pruning, Qwen2_5OmniThinkerForConditionalGeneration):
     """The thinker of Qwen2.5-Omni (3B, 7B)."""
 
-    def forward(
-        self,
-        input_ids: Tensor | None,
-        positions: Tensor,
-        intermediate_tensors: Any = None,
-        inputs_embeds: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        if self.pruner is None or not self.pruner.cuts:
-            return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)
-        assert inputs_embeds is not None, "a multimodal model is given embeddings"
-        return decoder.run(self.language_model.model, self.pruner, positions, inputs_embeds)
+    def cut(self, pruner: Pruner, positions: Tensor, embeds: Tensor) -> Tensor:
+        return decoder.run(self.language_model.model, pruner, positions, embeds)

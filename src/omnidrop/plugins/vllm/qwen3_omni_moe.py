@@ -6,8 +6,6 @@ what the first decoder layers give; where rows were dropped, theirs are left out
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 from vllm.model_executor.models.qwen3_omni_moe_thinker import (
     Qwen3OmniMoeThinkerDummyInputsBuilder,
@@ -17,6 +15,7 @@ from vllm.model_executor.models.qwen3_omni_moe_thinker import (
 )
 
 from . import compat, decoder
+from .pruner import Pruner
 from .thinker import Pruning
 
 
@@ -28,20 +27,9 @@ from .thinker import Pruning
 class Qwen3OmniMoe(Pruning, Qwen3OmniMoeThinkerForConditionalGeneration):
     """The thinker of Qwen3-Omni (30B-A3B)."""
 
-    def forward(
-        self,
-        input_ids: Tensor | None,
-        positions: Tensor,
-        intermediate_tensors: Any = None,
-        inputs_embeds: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        if self.pruner is None or not self.pruner.cuts:
-            return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)
-        assert inputs_embeds is not None
-        tokens = len(inputs_embeds)
-        deep = self._get_deepstack_input_embeds(tokens)
+    def cut(self, pruner: Pruner, positions: Tensor, embeds: Tensor) -> Tensor:
+        deep = self._get_deepstack_input_embeds(len(embeds))
         added = [] if deep is None else list(deep.tensors.values())
-        hidden = decoder.run(self.language_model.model, self.pruner, positions, inputs_embeds, added)
-        self._clear_deepstack_input_embeds(tokens)  # or the next step would add them too
+        hidden = decoder.run(self.language_model.model, pruner, positions, embeds, added)
+        self._clear_deepstack_input_embeds(len(embeds))  # or the next step would add them too
         return hidden

@@ -29,6 +29,23 @@ class Pruning:
         if self.pruner is not None:
             self.pruner.adopt(self.language_model.model.layers)  # type: ignore[attr-defined]
 
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if self.pruner is None or not self.pruner.cuts:
+            return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)  # type: ignore[misc]
+        assert inputs_embeds is not None, "a multimodal model is given embeddings"
+        return self.cut(self.pruner, positions, inputs_embeds)
+
+    def cut(self, pruner: Pruner, positions: Tensor, embeds: Tensor) -> Tensor:
+        """The decoder over a step that cuts prompts (`decoder.run`): (T, D) from positions (3, T), embeds (T, D)."""
+        raise NotImplementedError
+
     @property
     def _listens(self) -> bool:
         """Whether any request may want to know what audio tokens got in their encoder."""
