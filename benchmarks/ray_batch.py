@@ -49,11 +49,12 @@ def command(folder: Path, out: Path, model: Path, keep: float, *more: str) -> li
 def killed_half_way(arguments: list[str], out: Path, clips: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the run's summary, what was killed and when). Raises where the run fails."""
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
-    while len(there := rows(out)) < clips / 2:
+    while len(there := rows(out)) < clips / 2 or len({row["worker"] for row in there}) < 2:
         if process.poll() is not None:
             raise SystemExit("the run ended before a worker could be killed")
         time.sleep(0.05)
-    busy = there[-1]["worker"]  # it gave the last group back, and has the next
+    last = there[-1]["worker"]
+    busy = next(row["worker"] for row in there if row["worker"] != last)  # in the middle of its next group
     os.kill(int(busy.rpartition(":")[2]), signal.SIGKILL)
     killed = {"answers_before": len(there), "worker": busy}
     print(f"killed {busy} after {len(there)} answers", file=sys.stderr)
@@ -66,7 +67,7 @@ def killed_half_way(arguments: list[str], out: Path, clips: int) -> tuple[dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--clips", type=int, default=100)
-    parser.add_argument("--chunks", type=int, default=8, help="length of a clip, in chunks of 2 s")
+    parser.add_argument("--chunks", type=int, default=16, help="length of a clip, in chunks of 2 s")
     parser.add_argument("--keep", type=float, default=0.3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -113,6 +114,8 @@ def main() -> None:
     whole = ("lines", "clips_exactly_once", "answers_equal_to_one_process")
     if any(checks[name] != options.clips for name in whole) or checks["failures"]:
         raise SystemExit("a clip is missing, twice there, failed or answered otherwise")
+    if not document["killed"]["clips_handed_out_again"]:
+        raise SystemExit("the killed worker had nothing to do: this run shows nothing; start it again")
 
 
 if __name__ == "__main__":

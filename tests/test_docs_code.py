@@ -71,6 +71,7 @@ NO_PAGES = {
     "docs/bench.md": "its models have billions of weights; tests/test_bench*.py run small ones",
     "docs/compare.md": "needs WorldSense and a 7B model; tests/test_compare*.py run on clips of our own",
     "docs/lmms_eval.md": "needs lmms-eval; tests/eval_env run it in an environment of its own",
+    "docs/batch.md": "needs a folder of clips; tests/test_batch*.py and tests/vllm_env/test_ray.py have some",
     "docs/vllm.md": "needs vLLM; tests/vllm_env run it in an environment of its own",
     "docs/reproduce.md": "needs the data sets, a 7B model and the network",
     "docs/needle_first_model.md": "its commands made the numbers of an earlier model, at an earlier commit",

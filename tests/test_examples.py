@@ -36,6 +36,7 @@ def test_every_example_is_run_here() -> None:
         "look_at_what_was_kept",
         "compare_methods",
         "your_own_method",
+        "ray_batch",  # needs Ray and vLLM: tests/vllm_env/test_ray.py runs it
     }
 
 

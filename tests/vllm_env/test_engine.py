@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import models
@@ -55,6 +56,20 @@ def test_a_full_encoder_budget_splits_a_prompt(small: Any, engine: Any, prompts:
     assert differences([got(output, watcher)], [expected(small, prompt, None)]) == []
     assert watcher.counts == {"requests_unpruned/split_prompt": 1}
     assert output.kv_transfer_params == {"omnidrop": {"keep": 1.0, "unpruned": "split_prompt"}}
+
+
+@pytest.mark.parametrize("family", ["qwen2_5", "qwen3"])
+def test_the_same_pictures_with_other_sound(thinker: Any, engine: Any, family: str) -> None:
+    """Stock vLLM remembers how sound is woven in by the pictures alone, and stops the whole engine."""
+    small = thinker(family)
+    pictures = models.video(8, sound=8, seed=77)
+    other = replace(pictures, waveform=models.recording(5, seed=78).waveform)
+    asked = [models.ask(small.processor, [clip], "when is the soprano one ?") for clip in (pictures, other, pictures)]
+    llm = engine(small.folder, {"keep": 0.5, "stages": 2})
+    watcher = Watcher(llm)
+    outputs = llm.generate([p.vllm for p in asked], params(), use_tqdm=False)
+    wanted = [expected(small, p, OmniDrop(keep=0.5, stages=2)) for p in asked]
+    assert differences([got(o, watcher) for o in outputs], wanted) == []
 
 
 def test_blocks_are_saved_counted_and_given_back(small: Any, engine: Any, prompts: list[Any]) -> None:

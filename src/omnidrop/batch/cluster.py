@@ -54,8 +54,9 @@ class Worker:
         self.engine, self.attempts = engine(job), attempts
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        asks = [Ask(*json.loads(ask)) for ask in batch["ask"]]
-        attempts, _ = self._begin(json.dumps(["together", *batch["ask"]]))
+        (group,) = batch["group"]
+        asks = [Ask(*ask) for ask in json.loads(group)]
+        attempts, _ = self._begin(f"together {group}")
         try:
             rows = list(self.engine.answers(asks)) if attempts == 1 else [self._alone(ask) for ask in asks]
         except ModelError:  # the engine broke; an error would come to the same worker again, and so to the same engine
@@ -70,7 +71,7 @@ class Worker:
     def _alone(self, ask: Ask) -> Row:
         import ray
 
-        what = json.dumps(["alone", *ask])
+        what = f"alone {json.dumps(ask)}"
         attempts, known = self._begin(what)
         if known is not None:
             return known
@@ -99,12 +100,12 @@ def answers(job: Job, asks: Sequence[Ask], workers: int) -> Iterator[Row]:
         context.max_errored_blocks = -1  # the rest of the run does not end with them
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         size = min(GROUP[job.engine], -(-len(asks) // workers))
-        rows = ray.data.from_items(
-            [{"ask": json.dumps(ask)} for ask in asks], override_num_blocks=-(-len(asks) // size)
-        ).map_batches(
+        # A row is a group, and a block has one row: Ray joins small blocks, and their rows would be lost together.
+        groups = [json.dumps(asks[at : at + size]) for at in range(0, len(asks), size)]
+        rows = ray.data.from_items([{"group": group} for group in groups], override_num_blocks=len(groups)).map_batches(
             Worker,
             fn_constructor_kwargs={"job": job, "attempts": ray.remote(num_cpus=0)(Attempts).remote()},
-            batch_size=size,
+            batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers),
             **room,
         )

@@ -15,12 +15,13 @@ from vllm.model_executor.models.qwen2_5_omni_thinker import (
 )
 
 from . import compat, decoder
+from .processing import Weaving
 from .pruner import Pruner
 from .request import Guard
 from .thinker import Pruning
 
 
-class Processor(Qwen2_5OmniThinkerMultiModalProcessor):
+class Processor(Weaving, Qwen2_5OmniThinkerMultiModalProcessor):
     """vLLM's, weaving a video's sound by the time between its pictures, not at 1 s a grid whatever the frame rate."""
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any) -> Any:

@@ -15,12 +15,17 @@ from vllm.model_executor.models.qwen3_omni_moe_thinker import (
 )
 
 from . import compat, decoder
+from .processing import Weaving
 from .pruner import Pruner
 from .thinker import Pruning
 
 
+class Processor(Weaving, Qwen3OmniMoeThinkerMultiModalProcessor):
+    """vLLM's."""
+
+
 @compat.MULTIMODAL_REGISTRY.register_processor(
-    Qwen3OmniMoeThinkerMultiModalProcessor,
+    Processor,
     info=Qwen3OmniMoeThinkerProcessingInfo,
     dummy_inputs=Qwen3OmniMoeThinkerDummyInputsBuilder,
 )
