@@ -55,7 +55,6 @@ PAGES = (
 NOT_RUN = {
     ("README.md", "omnidrop eval worldsense"): "needs WorldSense; tests/test_eval*.py run it on clips of our own",
     ("README.md", "omnidrop compare runs/all"): "needs two runs; tests/test_compare*.py make some",
-    ("README.md", "vllm serve"): "needs vLLM; tests/vllm_env/test_server.py starts one with these options",
     ("README.md", "omnidrop batch clips/"): "needs a folder; tests/test_batch*.py have some",
     (
         "docs/quickstart.md",

@@ -50,7 +50,7 @@ class Worker:
     """What runs in a worker's process."""
 
     def __init__(self, job: Job, attempts: Any) -> None:
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine dies with the worker, and leaves nothing
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine is in this process, and dies with it
         self.engine, self.attempts = engine(job), attempts
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:

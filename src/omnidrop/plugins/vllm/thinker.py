@@ -74,7 +74,7 @@ class Pruning:
                 multimodal_embeddings, self.pruner.planner.shape.hidden
             )  # fmt: skip
             audio = input_ids == self.pruner.planner.adapter.vocabulary.audio
-            heard = audio & is_multimodal.to(audio.device)
+            heard = audio & is_multimodal.to(audio.device, non_blocking=True)
             self.pruner.saliency = saliency.spread(found, heard) if any(part is not None for part in found) else None
         return super().embed_input_ids(  # type: ignore[misc]
             input_ids, multimodal_embeddings, is_multimodal=is_multimodal
