@@ -232,7 +232,8 @@ def results_index() -> list[str]:
     rows = []
     for path in sorted(RESULTS.glob("*.json")):
         document = json.loads(path.read_text(encoding="utf-8"))
-        setup = document.get("setup", {}) if isinstance(document, dict) else {}
+        setup = document.get("setup", document) if isinstance(document, dict) else {}
+        setup = setup | setup.get("versions", {})
         task = document.get("task", {}) if isinstance(document, dict) else {}
         about = [
             document.get("format", "").removeprefix("omnidrop."),

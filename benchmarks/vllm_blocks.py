@@ -116,8 +116,8 @@ def over_http() -> list[str]:
 
 
 BLOCKS: dict[str, Callable[[], list[str]]] = {
-    "vllm-prefill": prefill,
-    "vllm-concurrency": concurrency,
-    "vllm-throughput": throughput,
-    "vllm-http": over_http,
+    "vllm_prefill": prefill,
+    "vllm_concurrency": concurrency,
+    "vllm_throughput": throughput,
+    "vllm_http": over_http,
 }

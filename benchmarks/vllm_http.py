@@ -310,6 +310,7 @@ def main() -> None:
             )
             note(f"{server}: accuracy {results[-1]['http']['accuracy']:.3f}, same {results[-1]['same']:.3f}")
     document = {
+        "format": "omnidrop.vllm_http",
         **_made(),
         "versions": versions() | _vllm(),
         "settings": {

@@ -273,7 +273,7 @@ def main() -> None:
             args, folder, front
         )
     document = {
-        "what": args.what,
+        "format": f"omnidrop.vllm_{args.what}",
         "command": f"python benchmarks/vllm_serving.py {' '.join(sys.argv[1:])}",
         "settings": vars(args),
         "pruning": VARIANTS["kv-groups"],

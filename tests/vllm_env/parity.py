@@ -44,6 +44,20 @@ def expected(thinker: Any, prompt: Prompt, method: omnidrop.Method | None) -> An
     return Answer(tokens, logprobs, kept)
 
 
+class Reference:
+    """`expected` of one model, each prompt and method asked once."""
+
+    def __init__(self, thinker: Any) -> None:
+        self.thinker = thinker
+        self.made: dict[Any, Answer] = {}
+
+    def __call__(self, prompt: Prompt, method: omnidrop.Method | None) -> Answer:
+        key = (prompt.name, method)
+        if key not in self.made:
+            self.made[key] = expected(self.thinker, prompt, method)
+        return self.made[key]
+
+
 def params(**extra: Any) -> Any:
     """How both are asked. `extra`: a request's `vllm_xargs`."""
     from vllm import SamplingParams

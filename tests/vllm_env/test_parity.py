@@ -6,13 +6,12 @@ from typing import Any
 
 import models
 import pytest
-from parity import Watcher, differences, drive, expected, got, params
+from parity import Reference, Watcher, differences, drive, got, params
 
 from omnidrop import OmniDrop
 
 MODES = ["compute-only", "kv-groups"]
 NAMES = list(models.MIXES)
-MEDIA = [name for name in NAMES if name != "text"]
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +25,8 @@ def prompts(small: Any) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def reference(small: Any) -> Any:
-    made: dict[Any, Any] = {}
-
-    def make(prompt: Any, method: Any) -> Any:
-        key = (prompt.name, method)
-        if key not in made:
-            made[key] = expected(small, prompt, method)
-        return made[key]
-
-    return make
+def reference(small: Any) -> Reference:
+    return Reference(small)
 
 
 def test_the_references_tell_pruned_from_unpruned(prompts: list[Any], reference: Any) -> None:

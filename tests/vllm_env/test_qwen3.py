@@ -7,7 +7,7 @@ from typing import Any
 import models
 import pytest
 from models import ask, recording, video
-from parity import Watcher, differences, drive, expected, got, params
+from parity import Reference, Watcher, differences, drive, got, params
 
 from omnidrop import OmniDrop
 
@@ -32,16 +32,8 @@ def prompts(small: Any) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def reference(small: Any) -> Any:
-    made: dict[Any, Any] = {}
-
-    def make(prompt: Any, method: Any) -> Any:
-        key = (prompt.name, method)
-        if key not in made:
-            made[key] = expected(small, prompt, method)
-        return made[key]
-
-    return make
+def reference(small: Any) -> Reference:
+    return Reference(small)
 
 
 def test_the_references_tell_pruned_from_unpruned(prompts: list[Any], reference: Any) -> None:
