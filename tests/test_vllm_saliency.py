@@ -159,10 +159,19 @@ def test_the_transformers_path_hears_the_same(family):
 
 def test_listening_leaves_no_hook_behind():
     model, made = model_of("qwen2_5"), prompt("qwen2_5", RECORDINGS)
+    with torch.no_grad():
+        model(**made.inputs)  # transformers puts hooks of its own on a model that is asked for the first time
+
+    def hooks() -> list[int]:
+        found = (module._forward_hooks | module._forward_pre_hooks for module in tower_of(model).modules())
+        return [number for each in found for number in each]
+
+    before = hooks()
     with pytest.raises(RuntimeError, match="stop"), saliency.listening(tower_of(model), adapt(model)):
+        assert len(hooks()) == len(before) + 3
         raise RuntimeError("stop")
     heard(model, made)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in tower_of(model).modules())
+    assert hooks() == before
 
 
 def test_devices_that_share_the_heads_average():

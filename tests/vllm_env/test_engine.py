@@ -97,6 +97,17 @@ def test_blocks_are_saved_counted_and_given_back(small: Any, engine: Any, prompt
     assert 4 * whole - saved["kv_blocks_saved"] - 4 * len(prompts) <= staged < 4 * whole
 
 
+def test_waiting_requests_are_light(small: Any, engine: Any, prompts: list[Any]) -> None:
+    """A server may have thousands: the scheduler holds counts, and nothing for each token."""
+    llm = engine(small.folder, {"keep": 0.3, "stages": 4}, max_num_seqs=1)
+    scheduler = Watcher(llm).core.scheduler
+    for number, prompt in enumerate(prompts):
+        llm.llm_engine.add_request(str(number), dict(prompt.vllm), params())
+    plans = [entry.plan for entry in scheduler.ledger.entries.values()]
+    assert len(plans) == len(prompts) and any(hasattr(plan, "entering") for plan in plans)
+    assert all(getattr(plan, "layout", None) is None for plan in plans)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_what_an_answer_says_of_its_prompt(small: Any, engine: Any, prompts: list[Any], mode: str) -> None:
     llm = engine(small.folder, {"keep": 0.3, "stages": 4, "mode": mode})

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...methods import Method
 from ...methods.base import InputView, LayerView, Merged
 from ...prefill import Attended, Prefill
-from ...tokens import Modality
+from ...tokens import Modality, TokenLayout
 from . import compat
 from .pruner import Pruner
 from .step import StepRow
@@ -110,7 +110,7 @@ class _Prompt:
 
     def __init__(self, pruner: Pruner, row: StepRow, first: int, embeds: Tensor) -> None:
         plan = row.plan
-        assert plan is not None
+        assert plan is not None and plan.layout is not None
         self.row, self.pruner = row, pruner
         self.tail = row.scheduled - plan.length  # tokens after the prompt
         method = plan.method if compat.get_tensor_model_parallel_world_size() == 1 else Agreed(method=plan.method)
@@ -118,7 +118,7 @@ class _Prompt:
             method=method, layout=plan.layout, keys=[plan.key], shape=pruner.planner.shape, device=embeds.device
         )
         own = embeds[None, first : first + plan.length]
-        columns = self.prefill.enter(own, self._saliency(first))
+        columns = self.prefill.enter(own, self._saliency(plan.layout, first))
         assert columns is not None, "the plan drops, the method does not"
         self.left = columns.shape[1]
         self._check(0)
@@ -126,13 +126,12 @@ class _Prompt:
         after = torch.arange(first + plan.length, first + row.scheduled, device=embeds.device)
         self.entered = torch.cat([first + columns[0], after])
 
-    def _saliency(self, first: int) -> dict[Modality, Tensor]:
-        plan = self.row.plan
-        assert plan is not None
-        if Modality.AUDIO not in plan.method.saliency or self.pruner.saliency is None:
+    def _saliency(self, layout: TokenLayout, first: int) -> dict[Modality, Tensor]:
+        found = self.pruner.saliency
+        if Modality.AUDIO not in self.prefill.method.saliency or found is None:
             return {}
-        heard = (plan.layout.modality[0] == Modality.AUDIO).nonzero()[:, 0]
-        return {Modality.AUDIO: self.pruner.saliency[first + heard.to(self.pruner.saliency.device)]}
+        heard = (layout.modality[0] == Modality.AUDIO).nonzero()[:, 0]
+        return {Modality.AUDIO: found[first + heard.to(found.device)]}
 
     def leave(self, index: int, stage: int, states: Sequence[Tensor], tapped: Sequence[Tensor], scale: float) -> Tensor:
         """Drop between layer `index` and `stage`, which begins after it: which of this request's rows go on.

@@ -8,7 +8,7 @@ split (the encoder cache was full, or chunked prefill is on) runs unpruned. Afte
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .plan import Planner, RequestPlan, Unpruned
@@ -26,13 +26,16 @@ class Entry:
 class Ledger:
     """The requests that a process knows, by id."""
 
-    def __init__(self, planner: Planner) -> None:
-        self.planner = planner
+    def __init__(self, planner: Planner, *, layouts: bool) -> None:
+        """`layouts`: keep each prompt's layout too, which a worker needs (about 50 bytes a token)."""
+        self.planner, self.layouts = planner, layouts
         self.entries: dict[str, Entry] = {}
 
     def add(self, request: str, prompt: Sequence[int] | None, features: Sequence[Any], params: Any) -> None:
         """A request has come: its prompt's token ids, its multimodal features, its sampling parameters."""
         plan = self.planner.plan(prompt, features, params)
+        if not self.layouts and isinstance(plan, RequestPlan):
+            plan = replace(plan, layout=None)
         self.entries[request] = Entry(plan=plan, prompt=len(prompt) if prompt is not None else 0)
 
     def remove(self, request: str) -> None:

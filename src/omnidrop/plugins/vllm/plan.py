@@ -31,7 +31,8 @@ class RequestPlan:
     """The counts of a prompt that will be pruned."""
 
     method: Method
-    layout: TokenLayout  # (1, L)
+    length: int  # L, tokens of the prompt
+    layout: TokenLayout | None  # (1, L); None in the scheduler, which chooses no token and may hold thousands of plans
     key: int  # of the prompt's text, see `InputView.key`
     droppable: int  # tokens of the prompt that may be dropped
     entering: tuple[int, ...]  # how many of them enter each stage
@@ -42,11 +43,6 @@ class RequestPlan:
         """R: mean over the layers of the share of droppable tokens that enter the layer (eq. 6)."""
         entered = sum(count * layers for count, layers in zip(self.entering, self.layers, strict=True))
         return entered / (sum(self.layers) * self.droppable)
-
-    @property
-    def length(self) -> int:
-        """L, tokens of the prompt."""
-        return self.layout.shape[1]
 
     def dropped(self, stage: int) -> int:
         """Tokens of the prompt that the stage's layers never hold."""
@@ -128,6 +124,7 @@ class Planner:
         assert all(len(set(counts[first:end])) == 1 for first, end in pairwise(starts)), "a drop inside a stage"
         return RequestPlan(
             method=method,
+            length=layout.shape[1],
             layout=layout,
             key=key,
             droppable=total,

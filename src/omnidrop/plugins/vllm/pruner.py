@@ -30,7 +30,7 @@ class Pruner:
     watch: Callable[[str, Prefill], None] | None = None  # called with every prompt that was cut, to look at
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger(self.planner)
+        self.ledger = Ledger(self.planner, layouts=True)
 
     @property
     def cuts(self) -> bool:

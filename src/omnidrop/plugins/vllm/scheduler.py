@@ -26,7 +26,7 @@ class _Planning:
         planner = planner_of(vllm_config)
         assert planner is not None, "this scheduler is chosen only where pruning was asked for"
         late_check(vllm_config, planner.settings)
-        self.ledger = Ledger(planner)
+        self.ledger = Ledger(planner, layouts=False)
         self.counters = Counters()
         self._uncounted: set[str] = set()  # requests that have not begun
         for manager in self._managers():
