@@ -17,8 +17,8 @@ from omnidrop.batch import asks
 from omnidrop.batch.answers import Answers
 from omnidrop.batch.asks import Ask
 from omnidrop.batch.driver import run
-from omnidrop.batch.engines import row
 from omnidrop.batch.job import Job
+from omnidrop.batch.row import row
 from omnidrop.errors import InputError, SettingError
 
 SETTINGS = {"question": "who ?", "weights": "w", "method": {"name": "Tuned", "keep": 0.3}}

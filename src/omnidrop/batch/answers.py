@@ -17,9 +17,9 @@ from typing import Any
 from ..errors import InputError, SettingError
 from ..jsonl import append, differences, lines, mend, rewrite, write
 from .asks import Ask
+from .row import Row
 
 FORMAT, VERSION = "omnidrop.batch.run", 1
-Row = dict[str, Any]
 
 
 class Answers:

@@ -20,10 +20,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import ModelError, SettingError
-from .answers import Row
 from .asks import Ask
-from .engines import died, engine, row
+from .engines import engine
 from .job import Job
+from .row import Row, died, row
 
 TRIES = 2  # of one ask alone, after a worker died with its group
 GROUP = {"transformers": 2, "vllm": 16}  # asks that a worker is handed at once: what is lost where it dies

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from .answers import Answers, Row
+from .answers import Answers
 from .asks import Ask, by_file
-from .engines import Engine, died, engine, row
+from .engines import Engine, engine
 from .job import Job
+from .row import Row, died, row
 
 Progress = Callable[[int, int, str], None]  # (done, of all, what)
 

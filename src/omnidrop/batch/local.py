@@ -14,11 +14,10 @@ from .. import measure, prompt
 from ..evals.reading import described
 from ..models import layout
 from ..tokens import Modality, TokenLayout
-from .answers import Row
 from .asks import Ask
-from .engines import row
 from .job import Job
 from .read import Read, ahead
+from .row import Row, row
 
 
 class Local:

@@ -21,11 +21,10 @@ from ..evals.reading import described
 from ..media import Media
 from ..methods import Method, available
 from ..prompt import hearable, video_size
-from .answers import Row
 from .asks import Ask
-from .engines import row
 from .job import Job
 from .read import Read, ahead
+from .row import Row, row
 
 GROUP = 16  # clips that are decoded before vLLM runs them: about 40 MB each at 128 pictures
 DEFAULTS: dict[str, Any] = {  # of `vllm.LLM`; `engine_options` go before them
