@@ -1,7 +1,9 @@
-"""Every name of vLLM's that this plugin relies on and that vLLM does not promise to keep; written for vLLM 0.32.
+"""The names of vLLM's inside that layers, caches and scheduler rely on, and that vLLM does not promise to keep; vLLM 0.32.
 
-vLLM has no public interface for layers whose caches differ in length. So these are its internals, all in this file: a
-new release is checked by running the parity tests (`make test-vllm`) and, where one fails, by changing this file.
+vLLM has no public interface for layers whose caches differ in length, so these are its internals. A file whose class is
+the child of one vLLM class (worker, model, logger, check of requests or configuration) imports that class itself: the
+plugin is loaded in every process, and what a process does not need is not imported there. A new release is checked by
+running the parity tests (`make test-vllm`); where one fails, this file and those imports are the places to look.
 """
 
 from __future__ import annotations
