@@ -1,4 +1,4 @@
-"""The names of vLLM's inside that layers, caches and scheduler rely on, and that vLLM does not promise to keep; vLLM 0.32.
+"""The names inside vLLM 0.32 that layers, caches and scheduler rely on, and that vLLM does not promise to keep.
 
 vLLM has no public interface for layers whose caches differ in length, so these are its internals. A file whose class is
 the child of one vLLM class (worker, model, logger, check of requests or configuration) imports that class itself: the
