@@ -29,7 +29,7 @@ from omnidrop.plugins.vllm.export import serve_copy
 from omnidrop.prompt import TINY
 
 QUESTION = "how many things ?"
-ENGINE = {"max_model_len": 1024, "enforce_eager": True, "block_size": 32}
+ENGINE = {"max_model_len": 1024, "enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": 1 << 28}  # 256 MiB
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

@@ -335,18 +335,9 @@ def _method(setting: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _made() -> dict[str, Any]:
-    import platform
-    from datetime import UTC, datetime
+    from omnidrop.cli.provenance import made
 
-    from omnidrop.cli.provenance import _git, _processor
-
-    return {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python -m benchmarks.vllm_http", *sys.argv[1:]]),
-        "git": _git(),
-        "machine": f"{_processor()}, {platform.system()}",
-        "python": platform.python_version(),
-    }
+    return {**made("", None), "command": " ".join(["python -m benchmarks.vllm_http", *sys.argv[1:]])}
 
 
 def _vllm() -> dict[str, str]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -261,7 +260,6 @@ def main() -> None:
     args = parser.parse_args()
 
     import models
-    import torch
     import vllm
 
     from omnidrop.cli import provenance
@@ -274,13 +272,11 @@ def main() -> None:
         )
     document = {
         "format": f"omnidrop.vllm_{args.what}",
+        **provenance.made("", None),
         "command": f"python benchmarks/vllm_serving.py {' '.join(sys.argv[1:])}",
         "settings": vars(args),
         "pruning": VARIANTS["kv-groups"],
-        "machine": provenance._processor(),
-        "threads": torch.get_num_threads(),
-        "versions": provenance.versions() | {"vllm": vllm.__version__, "python": platform.python_version()},
-        "git": provenance._git(),
+        "versions": provenance.versions() | {"vllm": vllm.__version__},
         "result": result,
     }
     print(json.dumps(document, indent=1))

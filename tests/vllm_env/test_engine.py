@@ -108,6 +108,23 @@ def test_waiting_requests_are_light(small: Any, engine: Any, prompts: list[Any])
     assert all(getattr(plan, "layout", None) is None for plan in plans)
 
 
+def test_a_prompt_that_will_go_on_is_left_whole(small: Any, engine: Any, prompts: list[Any]) -> None:
+    """A streaming-input session: what it asks is not known yet. Its other arguments stay, and the workers are told."""
+    llm = engine(small.folder, {"keep": 0.3, "stages": 4})
+    scheduler = Watcher(llm).core.scheduler
+    add = scheduler.add_request
+
+    def add_session(request: Any) -> None:
+        request.resumable = True
+        add(request)
+
+    scheduler.add_request = add_session
+    llm.llm_engine.add_request("0", dict(prompts[0].vllm), params(omnidrop_keep=0.6, theirs=1))
+    (entry,), (request,) = scheduler.ledger.entries.values(), scheduler.requests.values()
+    assert entry.plan.reason == "off"
+    assert request.sampling_params.extra_args == {"theirs": 1, "omnidrop": "off"}
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_what_an_answer_says_of_its_prompt(small: Any, engine: Any, prompts: list[Any], mode: str) -> None:
     llm = engine(small.folder, {"keep": 0.3, "stages": 4, "mode": mode})

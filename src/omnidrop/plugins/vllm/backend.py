@@ -7,6 +7,7 @@ engine tells backends apart by name. What it is not: it computes no attention an
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
@@ -62,15 +63,7 @@ class StageAttention(compat.Attention):
         spec = super().get_kv_cache_spec(vllm_config)
         if not self.apart:
             return spec
-        return StageSpec(
-            block_size=spec.block_size,
-            num_kv_heads=spec.num_kv_heads,
-            head_size=spec.head_size,
-            head_size_v=spec.head_size_v,
-            dtype=spec.dtype,
-            kv_quant_mode=spec.kv_quant_mode,
-            stage=self.stage,
-        )
+        return StageSpec(**{each.name: getattr(spec, each.name) for each in fields(spec)}, stage=self.stage)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kw: Any) -> Tensor:
         if self.tap is not None:

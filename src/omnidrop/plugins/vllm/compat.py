@@ -17,7 +17,6 @@ from vllm.distributed import (
     tensor_model_parallel_all_gather,
     tensor_model_parallel_all_reduce,
 )
-from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.attention import Attention
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.v1.attention.backend import AttentionCGSupport, subclass_attention_backend
@@ -62,7 +61,6 @@ __all__ = [
     "FullAttentionManager",
     "FullAttentionSpec",
     "Scheduler",
-    "get_forward_context",
     "get_tensor_model_parallel_world_size",
     "get_tp_group",
     "join_heads",

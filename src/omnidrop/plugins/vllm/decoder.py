@@ -73,8 +73,9 @@ def run(decoder: Any, pruner: Pruner, positions: Tensor, embeds: Tensor, added: 
     place = _among(flat, {number: prompt.entered for number, prompt in prompts.items()}, embeds.device)
     hidden, residual = embeds[place], None
     for number, prompt in prompts.items():
-        first = int(step.stage(0).starts[number])
-        hidden[first : first + prompt.left] = prompt.features
+        if prompt.taken_over is not None:
+            first = int(step.stage(0).starts[number])
+            hidden[first : first + prompt.left] = prompt.taken_over
     starts, stage, where = pruner.planner.starts, 0, positions[..., place]
     for index, layer in enumerate(decoder.layers):
         loses = any(prompt.prefill.drops_after(index) for prompt in prompts.values())
@@ -122,7 +123,8 @@ class _Prompt:
         assert columns is not None, "the plan drops, the method does not"
         self.left = columns.shape[1]
         self._check(0)
-        self.features = self.prefill.merge(own)[0, columns[0]]
+        merged = self.prefill.merge(own)
+        self.taken_over = None if merged is own else merged[0, columns[0]]  # (K, D) of what enters, in place of its own
         after = torch.arange(first + plan.length, first + row.scheduled, device=embeds.device)
         self.entered = torch.cat([first + columns[0], after])
 
@@ -139,25 +141,25 @@ class _Prompt:
         `states`: the rows' hidden states and residuals (K, D), which leave the layer as their sum; `tapped`: their
         queries and keys in it.
         """
-        left, tail = self.left, torch.arange(self.left, self.left + self.tail, device=states[0].device)
+        left, device = self.left, states[0].device
+        if not self.prefill.drops_after(index):
+            self.prefill.leave(index, None)
+            return torch.arange(left + self.tail, device=device)
         width = self.pruner.planner.shape.head_dim
         queries, keys = (part[:left].view(1, left, -1, width) for part in tapped)
-        attended = None
-        if self.prefill.drops_after(index):
-            attended = Attended(
-                hidden=(states[0][:left] + states[1][:left])[None],
-                queries=queries,
-                keys=keys,
-                rotary=None,
-                scale=scale,
-                join=compat.join_heads(),
-            )
+        attended = Attended(
+            hidden=(states[0][:left] + states[1][:left])[None],
+            queries=queries,
+            keys=keys,
+            rotary=None,
+            scale=scale,
+            join=compat.join_heads(),
+        )
         columns = self.prefill.leave(index, attended)
-        if columns is None:
-            return torch.arange(left + self.tail, device=tail.device)
+        assert columns is not None
         self.left = columns.shape[1]
         self._check(stage)
-        return torch.cat([columns[0], tail])
+        return torch.cat([columns[0], torch.arange(left, left + self.tail, device=device)])
 
     def _check(self, stage: int) -> None:
         assert self.row.plan is not None

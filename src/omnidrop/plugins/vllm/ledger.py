@@ -27,7 +27,7 @@ class Ledger:
     """The requests that a process knows, by id."""
 
     def __init__(self, planner: Planner, *, layouts: bool) -> None:
-        """`layouts`: keep each prompt's layout too, which a worker needs (about 50 bytes a token)."""
+        """`layouts`: keep each prompt's layout too, which a worker needs (about 40 bytes a token)."""
         self.planner, self.layouts = planner, layouts
         self.entries: dict[str, Entry] = {}
 

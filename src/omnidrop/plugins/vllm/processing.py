@@ -1,7 +1,7 @@
-"""How a video and its sound become one clip: vLLM's own processors, mended where sound is woven in.
+"""How a video and its sound become one clip: vLLM's own processors, mended where both families need it.
 
-What it is: two corrections, only where the server prunes. What it is not: another processor; every token and tensor is
-made by vLLM and transformers.
+What it is: a correction, only where the server prunes. What it is not: another processor; every token and tensor is
+made by vLLM and transformers. (What Qwen2.5-Omni alone needs stands in its file.)
 """
 
 from __future__ import annotations

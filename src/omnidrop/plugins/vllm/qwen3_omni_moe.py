@@ -21,7 +21,7 @@ from .thinker import Pruning
 
 
 class Processor(Weaving, Qwen3OmniMoeThinkerMultiModalProcessor):
-    """vLLM's."""
+    """vLLM's, telling the same pictures with other sound apart."""
 
 
 @compat.MULTIMODAL_REGISTRY.register_processor(

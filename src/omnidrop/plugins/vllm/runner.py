@@ -6,7 +6,7 @@ input and runs no layer itself.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from torch import Tensor
@@ -60,14 +60,18 @@ def pruning(kind: Any) -> type:
 
         def _table(self, stage: int) -> tuple[Tensor, int]:
             """The stage's block table (requests, blocks) on the device, and the tokens of a block."""
-            blocks = self.input_batch.block_table[self._group(stage)]
+            blocks = self.input_batch.block_table[self._groups[stage]]
             return blocks.get_device_tensor(self.input_batch.num_reqs), blocks.block_size
 
-        def _group(self, stage: int) -> int:
-            """The cache group of a stage's layers."""
-            groups = enumerate(self.kv_cache_config.kv_cache_groups)
-            (number,) = (n for n, group in groups if any(self._stage(name) == stage for name in group.layer_names))
-            return number
+        @cached_property
+        def _groups(self) -> dict[int, int]:
+            """Stage -> the cache group of its layers."""
+            found: dict[int, int] = {}
+            for number, group in enumerate(self.kv_cache_config.kv_cache_groups):
+                for name in group.layer_names:
+                    if found.setdefault(self._stage(name), number) != number:
+                        raise AssertionError(f"stage {self._stage(name)} lies in several cache groups")
+            return found
 
         def _stage(self, layer: str) -> int:
             return self.compilation_config.static_forward_context[layer].stage

@@ -16,6 +16,7 @@ from .ledger import Entry, Ledger
 from .metrics import Counters
 from .plan import RequestPlan
 from .served import planner_of
+from .settings import KEEP, SWITCH
 
 
 class _Planning:
@@ -39,7 +40,8 @@ class _Planning:
     def add_request(self, request: Any) -> None:
         if request.request_id not in self.requests:  # type: ignore[attr-defined]
             if request.resumable:  # its prompt will go on: nobody knows yet what it asks
-                request.sampling_params.extra_args = {"omnidrop": "off"}
+                others = {k: v for k, v in (request.sampling_params.extra_args or {}).items() if k != KEEP}
+                request.sampling_params.extra_args = {**others, SWITCH: "off"}  # the workers read it too
             self.ledger.add(request.request_id, request.prompt_token_ids, request.mm_features, request.sampling_params)
             self._uncounted.add(request.request_id)
         super().add_request(request)  # type: ignore[misc]

@@ -41,8 +41,12 @@ class Settings:
     """What the server does with a request that asks for nothing else."""
 
     method: Method
-    stages: int  # runs of decoder layers that each see one number of tokens; 1: all is dropped before layer 0
     mode: str  # one of `MODES`: are only rows saved, or also the cache of the later stages?
+
+    @property
+    def stages(self) -> int:
+        """Runs of decoder layers that each see one number of tokens; 1: all is dropped before layer 0."""
+        return getattr(self.method, "stages", 1)
 
     @property
     def saliency(self) -> tuple[Modality, ...]:
@@ -77,8 +81,7 @@ def read(additional_config: Mapping[str, Any] | None) -> Settings | None:
     kind = methods.find(name) if isinstance(name, str) else None
     if kind is None:
         raise SettingError(f"method is {name!r}; choose one of {', '.join(map(repr, _servable()))}")
-    method = _make(kind, name, asked)
-    return Settings(method=method, stages=getattr(method, "stages", 1), mode=mode)
+    return Settings(method=_make(kind, name, asked), mode=mode)
 
 
 def for_request(settings: Settings, extra_args: Mapping[str, Any] | None) -> Method | None:

@@ -70,9 +70,8 @@ class Pruning:
     ) -> Tensor:
         if self._listens and multimodal_embeddings and is_multimodal is not None:
             assert self.pruner is not None
-            multimodal_embeddings, found = saliency.detach(
-                multimodal_embeddings, self.pruner.planner.shape.hidden
-            )  # fmt: skip
+            width = self.pruner.planner.shape.hidden
+            multimodal_embeddings, found = saliency.detach(multimodal_embeddings, width)
             audio = input_ids == self.pruner.planner.adapter.vocabulary.audio
             heard = audio & is_multimodal.to(audio.device, non_blocking=True)
             self.pruner.saliency = saliency.spread(found, heard) if any(part is not None for part in found) else None
