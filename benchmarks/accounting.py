@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
@@ -39,7 +40,8 @@ class Case(NamedTuple):
 
 @cache
 def _adapter(name: str) -> Any:
-    from omnidrop.bench import architectures
+    from omnidrop_lab.bench import architectures
+
     from omnidrop.models import adapt
 
     return adapt(architectures.make(name, device="meta"))
@@ -48,17 +50,18 @@ def _adapter(name: str) -> Any:
 @cache
 def _case(name: str, variant: str, seconds: float = 64.0) -> Case:
     import torch
+    from omnidrop_lab.bench import cost, plan, workload
 
-    from omnidrop.bench import cost, plan, workload
+    from omnidrop.engine.lossless import encoder_rows, mlp_rows
     from omnidrop.methods import parse
-    from omnidrop.savings import encoder_rows, mlp_rows
 
     adapter, work = _adapter(name), workload.Workload(seconds=seconds)
-    shapes, sizes = cost.shapes(adapter.config, adapter.shape), plan.sizes(adapter, work)
+    shapes, sizes = cost.shapes(adapter), plan.sizes(adapter, work)
     lean = variant != "stock"
     kept = plan.kept(adapter, work, parse(variant)) if variant in PRUNED else None
-    entering = kept or [list(sizes.rows)] * adapter.shape.layers
-    rows = mlp_rows.chosen(max(map(sum, entering)), adapter.shape.mlp / 3 / adapter.shape.hidden)
+    input_count = kept or [list(sizes.rows)] * adapter.decoder.shape.layers
+    wider = adapter.decoder.shape.mlp / 3 / adapter.decoder.shape.hidden
+    rows = mlp_rows.chosen(max(map(sum, input_count)), wider)
     return Case(
         flops=cost.flops(shapes, sizes, kept, last_logits=lean, last_layer=lean),
         bytes=cost.bytes_of(
@@ -66,8 +69,8 @@ def _case(name: str, variant: str, seconds: float = 64.0) -> Case:
             encoder_rows=encoder_rows.chosen(None, torch.device("cuda")) if lean else None,
         ),
         tokens=sum(sizes.rows),
-        last=sum(entering[-1]),
-        attention=cost.attention_flops(adapter.shape, sizes.rows),
+        last=sum(input_count[-1]),
+        attention=cost.attention_flops(adapter.decoder.shape, sizes.rows),
     )  # fmt: skip
 
 
@@ -142,7 +145,9 @@ def later_tokens() -> list[str]:
     for name, title in MODELS.items():
         adapter: Adapter = _adapter(name)
         thinker = adapter.thinker
-        weights = sum(weight.nbytes for part in (adapter.decoder, thinker.lm_head) for weight in part.parameters())
+        weights = sum(
+            weight.nbytes for part in (adapter.decoder.module, thinker.lm_head) for weight in part.parameters()
+        )
         weights -= thinker.get_input_embeddings().weight.nbytes  # one row of it is read
         for batch in (1, 8):
             cells = []
@@ -176,6 +181,7 @@ SHOWN = {
     "positions": "positions",
     "vision_encoder": "vision",
     "audio_encoder": "audio",
+    "pixel_stage": "before the encoder",
     "input_stage": "input stage",
     "decoder": "decoder",
     "head": "head",
@@ -200,6 +206,12 @@ def measured_on_a_cpu() -> list[str]:
         rows.append([f"{words}, s", *cells])
     peak = [entry["peak_bytes_above_weights_and_inputs"] for entry in entries]
     rows.append(["peak above weights and inputs", *("" if p is None else _size(p["median"]) for p in peak)])
+    rows.append(["of stock's", *("" if p is None else f"{p['median'] / peak[0]['median']:.2f}" for p in peak)])
+    first = [entry["seconds"]["first_token"]["rounds"] for entry in entries]
+    faster = [sorted(stock / mine for stock, mine in zip(first[0], each, strict=True)) for each in first]
+    rows.append(
+        ["first token, stock / this", *(f"{median(each):.2f} ({each[0]:.2f} to {each[-1]:.2f})" for each in faster)]
+    )
     rows.append(["TFLOP", *(f"{entry['flops']['total'] / 1e12:.2f}" for entry in entries)])
     for stage in ("vision_encoder", "decoder", "first_token"):
         words = f"{SHOWN[stage].strip('*')}, measured / ideal"
@@ -217,7 +229,7 @@ def measured_setup() -> list[str]:
     return [
         f"{made['model']} with random weights, {made['layers']} decoder, {made['vision_layers']} vision and "
         f"{made['audio_layers']} audio layers, {point['seconds']:g} s, {made['dtype']}, {made['machine']}, "
-        f"{made['threads']} thread; medians of {made['repeats']} rounds (least to most); torch {made['torch']}, "
+        f"{made['threads']} threads; medians of {made['repeats']} rounds (least to most); torch {made['torch']}, "
         f"transformers {made['transformers']}.",
         "",
         f"    {made['command']}",

@@ -27,18 +27,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import omnidrop_lab
 import torch
+from omnidrop_lab.kit.stats import Bootstrap
+from omnidrop_lab.needle import ask, bench, clip, files, render
 from torch import Tensor
 
 import omnidrop
-from omnidrop import media, prompt
-from omnidrop.budget import Budget, DecoderShape, counts_of
+from omnidrop import loading, media, prompt
+from omnidrop.core.budget import DecoderShape, TokenCounts, counts_of
+from omnidrop.engine.hooks import temporary_attribute
+from omnidrop.engine.upstream import cache_of
 from omnidrop.memory import Memory
 from omnidrop.methods import parse
 from omnidrop.models import adapt
-from omnidrop.needle import ask, bench, clip, files, render
-from omnidrop.needle.stats import Bootstrap
-from omnidrop.savings.undo import lent
+from omnidrop.provenance import model_checksum, source_checksum
 from omnidrop.streaming import SEGMENT, held, prefill, stream
 
 TYPES = ("video", "audio", "joint", "order", "list", "count", "none")
@@ -167,10 +170,10 @@ def remembering(encoder: Any) -> Callable[..., Any]:
 
 
 def quality(args: argparse.Namespace) -> dict[str, Any]:
-    model, processor = prompt.load(args.model)
+    model, processor = loading.load(args.model)
     config = bench.Config(model="", split=args.split, chunks=args.chunks, types=tuple(args.types), draws=args.draws)
     plan = cases(args.reads, args.keeps, args.holds, args.rules, args.seconds, args.time_scales)
-    words = adapt(model).vocabulary
+    words = adapt(model).prompt.vocabulary
     media_ids = torch.tensor([words.audio, words.video])
     rows: list[dict[str, Any]] = []
     began = time.perf_counter()
@@ -199,8 +202,8 @@ def quality(args: argparse.Namespace) -> dict[str, Any]:
                     found = {"right": each.right(answer), "keep": answer.budgets["layers"]}
                     rows.append({"case": number, "clip": index, "type": each.question.type, **found})
         with ExitStack() as stack:
-            for encoder in (adapt(model).vision_encoder, adapt(model).audio_encoder):
-                stack.enter_context(lent(encoder, "forward", remembering(encoder)))
+            for encoder in (adapt(model).vision.module, adapt(model).audio.module):
+                stack.enter_context(temporary_attribute(encoder, "forward", remembering(encoder), "benchmarks.long"))
             for number, case in enumerate(plan):
                 if case["read"] == "segments":
                     for each in asked:
@@ -212,12 +215,12 @@ def quality(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "format": "omnidrop.long_quality",
         "version": 1,
-        "model": bench.model_checksum(args.model or prompt.TINY),
+        "model": model_checksum(args.model or loading.TINY),
         "split": args.split,
         "chunks": args.chunks,
         "clips": sorted({row["clip"] for row in rows}),
         "types": list(args.types),
-        "code": bench.source_checksum(),
+        "code": source_checksum(omnidrop, omnidrop_lab),
         "units": {
             "right": "share of answers that are right, with the 95 % interval of a bootstrap over clips",
             "difference": "right minus that of the first result, paired over clips",
@@ -314,7 +317,7 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "format": "omnidrop.long_memory",
         "version": 1,
-        "model": bench.model_checksum(prompt.TINY),
+        "model": model_checksum(loading.TINY),
         "threads": torch.get_num_threads(),
         "units": {
             "peak_mib": "resident memory of the process above that before the clip is opened, MiB; weights are below",
@@ -338,9 +341,9 @@ def write(path: Path, minutes: float) -> None:
 def one(args: argparse.Namespace) -> dict[str, Any]:
     """One clip in this process."""
     torch.set_num_threads(1)
-    model, processor = prompt.load()
+    model, processor = loading.load()
     method, hold = LIMITS[args.limit]
-    demo = prompt.TINY.parent / "demo.mp4"
+    demo = loading.TINY.parent / "demo.mp4"
     stream(model, processor, demo, QUESTION, method=parse(method), hold=hold)  # warm: libraries, allocator
     taken = Memory(model.device)
     taken.start()
@@ -351,7 +354,7 @@ def one(args: argparse.Namespace) -> dict[str, Any]:
             with omnidrop.prune(model, parse(method)) as trace:
                 out = model.generate(**inputs, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
             tokens, most = trace.layout.count(0), None
-            kv = sum(layer.keys.nbytes + layer.values.nbytes for layer in out.past_key_values.layers)
+            kv = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache_of(out).layers)
         else:
             read = stream(model, processor, args.path, QUESTION, method=parse(method), hold=hold)
             read.generate(max_new_tokens=4, do_sample=False)
@@ -419,16 +422,16 @@ def _cost(shape: DecoderShape, seconds: float, method: str | None, hold: int | N
     chosen, length = parse(method) if method else None, segment or seconds
     pieces_ = round(seconds / length)
     total = round(length * (VIDEO + AUDIO))
-    entering = [total] * shape.layers
+    input_count = [total] * shape.layers
     if chosen is not None:
-        budget = Budget(layers=shape.layers, total=total, entering=total, text=BEHIND, shape=shape)
-        first = chosen.entering([], budget)
-        entering = counts_of(chosen.plan(replace(budget, entering=first)), first)
+        budget = TokenCounts(layers=shape.layers, total=total, input_count=total, text=BEHIND, shape=shape)
+        first = chosen.input_count([], budget)
+        input_count = counts_of(chosen.plan(replace(budget, input_count=first)), first)
     held_, most = [0] * shape.layers, 0
     flops = text = 0
     for _ in range(pieces_):
         now = 0
-        for layer, n in enumerate(entering):
+        for layer, n in enumerate(input_count):
             past = BEFORE + held_[layer]
             flops += _rows(shape, n + BEHIND, past)
             text += _rows(shape, BEHIND, past + n)

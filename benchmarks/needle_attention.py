@@ -14,10 +14,11 @@ import json
 from collections import defaultdict
 
 import torch
+from omnidrop_lab.needle import ask, bench, clip
 
-from omnidrop import prompt
-from omnidrop.needle import ask, bench, clip
-from omnidrop.tokens import Modality
+from omnidrop import loading
+from omnidrop.core.tokens import Modality
+from omnidrop.provenance import model_checksum
 
 
 def main() -> None:
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=8)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model, processor = prompt.load(attn_implementation="eager")  # the backend that hands out attention
+    model, processor = loading.load(attn_implementation="eager")  # the backend that hands out attention
     config = bench.Config(model="", split="dev", chunks=args.chunks, types=("video", "audio", "joint"), draws=1)
     layers = model.config.get_text_config().num_hidden_layers
     seen: dict[str, list[dict[str, list[float]]]] = {
@@ -52,7 +53,7 @@ def main() -> None:
         json.dumps(
             {
                 "format": "omnidrop.needle_attention",
-                "model": bench.model_checksum(prompt.TINY),
+                "model": model_checksum(loading.TINY),
                 "split": "dev",
                 "clips": args.clips,
                 "chunks": args.chunks,

@@ -23,10 +23,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from omnidrop.cli.provenance import made
-from omnidrop.needle import clip, files
-from omnidrop.plugins.vllm.export import serve_copy
-from omnidrop.prompt import TINY
+from omnidrop_lab.needle import clip, files
+from omnidrop_vllm.export import serve_copy
+
+from omnidrop.loading import TINY
+from omnidrop.provenance import made
 
 QUESTION = "how many things ?"
 ENGINE = {"max_model_len": 1024, "enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": 1 << 28}  # 256 MiB

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PAGES = ("docs/the_method.md", "docs/choosing.md", "docs/quickstart.md", "docs/results.md", "docs/commands.md")
+PAGES = (
+    "docs/the_method.md",
+    "docs/choosing.md",
+    "docs/quickstart.md",
+    "docs/results.md",
+    "docs/models.md",
+    "docs/conversation.md",
+)
 
 ARCHITECTURES = {
     "qwen2.5-omni-3b": "Qwen2.5-Omni-3B",
@@ -38,7 +45,8 @@ def _result(name: str) -> Any:
 
 def paper_settings() -> list[str]:
     """The paper's four settings and the layer mean that follows from 45 % at the input."""
-    from omnidrop import OmniDrop, schedule
+    from omnidrop import OmniDrop
+    from omnidrop.core import schedule
 
     rows = []
     for size, layers in (("7b", 28), ("3b", 36)):
@@ -61,25 +69,26 @@ def paper_settings() -> list[str]:
 def _needs(name: str) -> dict[str, float]:
     """GB of weights and of the largest tensors of one prompt: stock, and `lean` with `OmniDrop.tuned(keep=KEEP)`."""
     import torch
+    from omnidrop_lab.bench import architectures, cost, workload
 
-    from omnidrop.bench import architectures, cost, workload
+    from omnidrop.engine.lossless import encoder_rows, mlp_rows
     from omnidrop.models import adapt
-    from omnidrop.savings import encoder_rows, mlp_rows
 
     model = architectures.make(name, device="meta")
     adapter = adapt(model)
     work = workload.Workload(seconds=SECONDS)
     ids = workload.prompt_ids(adapter, work)
-    media = int(((ids == adapter.vocabulary.video) | (ids == adapter.vocabulary.audio)).sum())
+    media = int(((ids == adapter.prompt.vocabulary.video) | (ids == adapter.prompt.vocabulary.audio)).sum())
     text = ids.shape[1] - media
-    of = cost.shapes(adapter.config, adapter.shape)
+    of = cost.shapes(adapter)
     mel = (work.mel_frames(adapter),)
     sizes = cost.Sizes(rows=[media + text], grids=[work.grid(adapter.config)], recordings=mel)
     # the tuned recipe at this keep decides at the input: every layer sees the same share
     left = round(KEEP * media) + text
-    dense = hasattr(adapter.layers[0].mlp, "down_proj")  # `lean` leaves a mixture of experts alone
-    rows = mlp_rows.chosen(left, adapter.shape.mlp / 3 / adapter.shape.hidden) if dense else None
-    kept = [[left]] * adapter.shape.layers
+    dense = hasattr(adapter.decoder.layers[0].mlp, "down_proj")  # `lean` leaves a mixture of experts alone
+    wider = adapter.decoder.shape.mlp / 3 / adapter.decoder.shape.hidden
+    rows = mlp_rows.chosen(left, wider) if dense else None
+    kept = [[left]] * adapter.decoder.shape.layers
     patches = encoder_rows.chosen(None, torch.device("cuda"))
     parts = {
         "stock": cost.bytes_of(of, sizes),
@@ -119,62 +128,6 @@ def fits() -> list[str]:
         "together, at least",
     ]
     return table(head, rows)
-
-
-def room() -> list[str]:
-    """GB left on three sizes of GPU."""
-    rows = []
-    for name, title in ARCHITECTURES.items():
-        for kind, run in RUNS.items():
-            left = [gpu - _peak(_needs(name), kind) for gpu in GPUS]
-            rows.append([title, run, *(f"{each:.1f} GB" if each > 0 else "does not fit" for each in left)])
-    return table(["thinker", "run", *(f"{gpu} GB" for gpu in GPUS)], rows)
-
-
-# from the command line -----------------------------------------------------------------------------------------------
-
-
-def commands() -> list[str]:
-    """Every command of `omnidrop` with its options, as its own help has them."""
-    from omnidrop.cli import parser
-
-    top, known = parser()
-    about = {choice.dest: choice.help for choice in _choices(top)}
-    lines: list[str] = []
-    for name, command in known.items():
-        lines += [f"## omnidrop {name}", "", _sentence(command.description or about[name] or ""), ""]
-        rows = []
-        for action in command._actions:
-            if action.dest == "help":
-                continue
-            shown = ", ".join(action.option_strings) or str(action.metavar or action.dest)
-            if action.option_strings and action.nargs != 0:
-                shown += f" {_argument(action)}"
-            rows.append([f"`{shown}`", _plain(action.help or "")])
-        lines += [*table(["option", "meaning"], rows), ""]
-    return lines[:-1]
-
-
-def _choices(top: Any) -> Iterable[Any]:
-    """The entries of the list of commands."""
-    return next(action for action in top._actions if action.nargs == "A...")._choices_actions
-
-
-def _argument(action: Any) -> str:
-    """What stands behind an option."""
-    if isinstance(action.metavar, tuple):
-        return " ".join(action.metavar)
-    name = action.metavar or ("{" + ",".join(map(str, action.choices)) + "}" if action.choices else action.dest.upper())
-    return f"{name} [{name} ...]" if action.nargs in ("+", "*") else str(name)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split()).replace("%%", "%").replace("|", "\\|")
-
-
-def _sentence(text: str) -> str:
-    text = _plain(text)
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
 # from results --------------------------------------------------------------------------------------------------------
@@ -227,33 +180,74 @@ def _pair(full: dict[str, Any], pruned: dict[str, Any], name: str, scale: float)
     return [f"{full[name] * scale:.1f}", f"{pruned[name] * scale:.1f}", f"{pruned[name] / full[name]:.2f}"]
 
 
-def results_index() -> list[str]:
-    """Every committed file of results, with what it was made by."""
+def family_flops() -> list[str]:
+    """Of `benchmarks.families`."""
+    document = _result("families.json")
+    stages = ("vision_encoder", "audio_encoder", "decoder", "head")
     rows = []
-    for path in sorted(RESULTS.glob("*.json")):
-        document = json.loads(path.read_text(encoding="utf-8"))
-        setup = document.get("setup", document) if isinstance(document, dict) else {}
-        setup = setup | setup.get("versions", {})
-        task = document.get("task", {}) if isinstance(document, dict) else {}
-        about = [
-            document.get("format", "").removeprefix("omnidrop."),
-            f"split {split}" if (split := task.get("split") or document.get("split")) else "",
-            f"{document['clips']} clips" if isinstance(document.get("clips"), int) else "",
-            f"model {model}" if (model := task.get("model")) else "",
-        ]
-        versions = [
-            f"{name} {found}" for name in ("torch", "transformers") if (found := setup.get(name) or task.get(name))
-        ]
-        command = setup.get("command", "")
-        cells = [
-            f"`{path.name}`",
-            ", ".join(filter(None, about)),
-            ", ".join([*versions, *filter(None, [setup.get("machine")])]),
-        ]
-        rows.append([*cells, f"`{command.replace('|', '/')}`" if command else ""])
-    return table(["file", "what", "with", "command"], rows)
+    for each in document["rows"]:
+        stock, pruned = (each["flops"][kind] for kind in ("stock", "pruned"))
+        cells = [f"{stock[stage] / 1e12:.1f}" if stock[stage] > 1e10 else "" for stage in stages]
+        rows.append(
+            [each["architecture"], f"{each['prompt_tokens']:,}", *cells, f"{pruned['decoder'] / 1e12:.1f}",
+             f"{each['decoder_ratio']:.2f}", f"{each['prefill_ratio']:.2f}"]
+        )  # fmt: skip
+    for each in document["decoders"]:
+        stock, pruned = (each["decoder_flops"][kind] / 1e12 for kind in ("stock", "pruned"))
+        cells = ["not counted", "not counted", f"{stock:.1f}", "", f"{pruned:.1f}"]
+        rows.append([each["architecture"], f"{each['prompt_tokens']:,}", *cells, f"{each['decoder_ratio']:.2f}", ""])
+    head = [
+        f"{document['seconds']:.0f} s at 2 fps, TFLOP", "tokens", "vision", "audio", "decoder", "head",
+        f"decoder, keep {document['method']['keep']}", "ratio", "ratio of all stages",
+    ]  # fmt: skip
+    return table(head, rows)
+
+
+def sound_flops() -> list[str]:
+    """Of `benchmarks/audio_families.py flops`."""
+    document = _result("audio_families_flops.json")
+    rows = []
+    for name, each in document["published"].items():
+        stock, pruned = each["decoder_tflop"]
+        encoder = "not counted" if each["encoder_tflop"] is None else f"{each['encoder_tflop']:.1f}"
+        every = "" if each["pruned_over_stock"] is None else f"{each['pruned_over_stock']:.2f}"
+        rows.append(
+            [name, f"{each['tokens']:,}", encoder, f"{stock:.1f}", f"{pruned:.1f}", f"{pruned / stock:.2f}", every]
+        )
+    head = [
+        f"{document['seconds'] // 60} min of sound, TFLOP", "tokens", "encoder", "decoder", "decoder, keep 0.3",
+        "ratio", "ratio with encoder",
+    ]  # fmt: skip
+    return table(head, rows)
+
+
+def conversation_accuracy() -> list[str]:
+    """Of `benchmarks.conversation`: right answers to later questions in %, 95 % intervals."""
+    document = _result("conversation_test.json")
+    arms = document["arms"]
+    methods = list(dict.fromkeys(arm.rpartition(", ")[0] for arm in arms if "keep=" in arm))
+
+    def interval(found: dict[str, float], sign: str = "") -> str:
+        low, high = (f"{found[end]:{sign}.1f}" for end in ("low", "high"))
+        return f"{found['value']:{sign}.1f} ({low} to {high})"
+
+    def later(arm: str, entry: str = "second and third question", sign: str = "") -> str:
+        return interval(arms[arm][entry], sign)
+
+    rows = [
+        ["alone, all tokens", *[later("stock, each alone")] * len(methods)],
+        ["alone, pruned for itself", *(later(f"{method}, each alone") for method in methods)],
+        ["alone, on the tokens kept for the first question", *(later(f"{m}, kept for the first") for m in methods)],
+        ["difference", *(later(f"{m}, each alone", "minus kept for the first", "+") for m in methods)],
+        ["dialogue, all tokens (stock)", *[later("stock")] * len(methods)],
+        ["dialogue, `Conversation`", *(later(f"{method}, conversation") for method in methods)],
+        ["dialogue, on the cache pruned for the first question", *(later(f"{m}, first cache") for m in methods)],
+        ["difference", *(later(f"{m}, conversation", "minus first cache", "+") for m in methods)],
+    ]
+    return table([f"{document['clips']} clips of the {document['split']} split", *(f"`{m}`" for m in methods)], rows)
 
 
 BLOCKS: dict[str, Callable[[], list[str]]] = {
-    made.__name__: made for made in (paper_settings, fits, room, commands, how_low, demo_costs, results_index)
+    made.__name__: made
+    for made in (paper_settings, fits, how_low, demo_costs, family_flops, sound_flops, conversation_accuracy)
 }

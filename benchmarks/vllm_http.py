@@ -30,9 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omnidrop import needle
-from omnidrop.needle import files, prompts
-from omnidrop.needle.task import SEQUENCES, Question
+from omnidrop_lab import needle
+from omnidrop_lab.needle import files, prompts
+from omnidrop_lab.needle.task import SEQUENCES, Question
 
 SERVERS: dict[str, dict[str, Any] | None] = {
     "none": None,
@@ -54,7 +54,7 @@ START = 300  # seconds that a server may take to start
 @contextlib.contextmanager
 def serving(folder: Path, omnidrop: dict[str, Any] | None, *options: str, log: Path | None = None) -> Iterator[str]:
     """`vllm serve` on a free port, stopped at the end: -> its address. `log`: a file for what it prints."""
-    from omnidrop.plugins.vllm.export import processor_kwargs
+    from omnidrop_vllm.export import processor_kwargs
 
     port = _free_port()
     words = [
@@ -64,7 +64,10 @@ def serving(folder: Path, omnidrop: dict[str, Any] | None, *options: str, log: P
     ]  # fmt: skip
     if omnidrop is not None:
         words += ["--additional-config", json.dumps({"omnidrop": omnidrop})]
-    told = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+    told = {
+        "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
+    }  # fmt: skip
     environment = told | os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     with open(log or os.devnull, "wb") as out:
         server = subprocess.Popen(words, stdout=out, stderr=out, env=environment, start_new_session=True)
@@ -224,7 +227,7 @@ def by_transformers(asked: Sequence[Item], omnidrop: dict[str, Any] | None, mode
     method = None
     if omnidrop is not None:
         fields = {name: value for name, value in omnidrop.items() if name not in ("mode", "method")}
-        method = methods.find(omnidrop.get("method", "omnidrop"))(**fields)
+        method = methods.Method.from_json({"name": omnidrop.get("method", "omnidrop"), **fields})
     answers = []
     end = processor.tokenizer.eos_token_id
     for item in asked:
@@ -266,9 +269,10 @@ def main() -> None:
     parser.add_argument("--logs", type=Path, help="a folder for what the servers print")
     parser.add_argument("--servers", nargs="+", choices=tuple(SERVERS), default=list(SERVERS))
     options = parser.parse_args()
-    from omnidrop.cli.provenance import versions
-    from omnidrop.plugins.vllm.export import serve_copy
-    from omnidrop.prompt import TINY
+    from omnidrop_vllm.export import serve_copy
+
+    from omnidrop.loading import TINY
+    from omnidrop.provenance import versions
 
     def note(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -335,7 +339,7 @@ def _method(setting: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _made() -> dict[str, Any]:
-    from omnidrop.cli.provenance import made
+    from omnidrop.provenance import made
 
     return {**made("", None), "command": " ".join(["python -m benchmarks.vllm_http", *sys.argv[1:]])}
 

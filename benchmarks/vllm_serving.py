@@ -26,11 +26,13 @@ for name, value in {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_USE_V2_MODEL_RUNNER": "0",
     "HF_HUB_OFFLINE": "1",
 }.items():
     os.environ.setdefault(name, value)
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests"), str(Path(__file__).parents[1] / "tests" / "vllm_env")]
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "omnidrop-vllm" / "tests" / "vllm_env")]
 
 VARIANTS: dict[str, dict[str, Any] | None] = {
     "unpruned": None,
@@ -43,9 +45,8 @@ def make(folder: Path, *, hidden: int, layers: int, dtype: str) -> Path:
     """A random thinker whose decoder has this width and depth, as a folder that vLLM serves."""
     import models
     import torch
+    from omnidrop_vllm.export import serve_copy
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
-
-    from omnidrop.plugins.vllm.export import serve_copy
 
     config = models._qwen2_5(2).config  # the tests' encoders and token ids
     text = config.text_config
@@ -112,8 +113,7 @@ def runner(llm: Any) -> Any:
 def prefill(args: argparse.Namespace, folder: Path, front: Any) -> dict[str, Any]:
     """One prompt, unpruned and pruned in turns in the same engine: the model's forward pass, and the whole request."""
     import torch
-
-    from omnidrop.plugins.vllm.served import planner_of
+    from omnidrop_vllm.served import planner_of
 
     prompts = clips(front, args.rounds + 1, args.seconds)
     longest = max(prompt.length for prompt in prompts) + 64
@@ -262,7 +262,7 @@ def main() -> None:
     import models
     import vllm
 
-    from omnidrop.cli import provenance
+    from omnidrop import provenance
 
     with tempfile.TemporaryDirectory() as place:
         folder = make(Path(place), hidden=args.hidden, layers=args.layers, dtype=args.dtype)

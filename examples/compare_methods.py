@@ -7,20 +7,19 @@ it is done and prove little: `omnidrop needle --methods all` runs the benchmark,
 
 # %% The run: every method at the same `keep`, in the same currency. "none" is the model as it is.
 import torch
+from omnidrop_lab.needle import bench
+from omnidrop_lab.needle.summary import summarise
 
 import omnidrop
-from omnidrop.needle import bench
-from omnidrop.needle.summary import summarise
-from omnidrop.prompt import TINY
+from omnidrop.loading import TINY
+from omnidrop.provenance import model_checksum
 
 CLIPS, KEEP = 3, 0.2
 METHODS = ("tuned", "omnidrop", "divprune", "fastv", "random")
 
 torch.set_num_threads(1)  # the model is too small to share
 model, processor = omnidrop.load()
-config = bench.Config(
-    model=bench.model_checksum(TINY), split="dev", types=("video", "audio", "joint", "transcribe"), draws=1
-)
+config = bench.Config(model=model_checksum(TINY), split="dev", types=("video", "audio", "joint", "transcribe"), draws=1)
 cases = bench.plan(METHODS, [KEEP], layers=model.config.text_config.num_hidden_layers, seeds=1)
 rows = bench.run(model, processor, config, cases, CLIPS)
 

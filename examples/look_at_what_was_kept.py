@@ -9,7 +9,7 @@ import torch
 
 import omnidrop
 from omnidrop import Modality
-from omnidrop.prompt import TINY
+from omnidrop.loading import TINY
 
 model, processor = omnidrop.load()
 clip = omnidrop.media.read(TINY.parent / "demo.mp4")

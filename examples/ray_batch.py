@@ -1,13 +1,14 @@
 """A folder of clips through Ray Data's own processor for language models, on vLLM with omnidrop's plugin.
 
 Run it:  python examples/ray_batch.py FOLDER MODEL "QUESTION" > answers.jsonl
-MODEL is a full checkpoint of Qwen2.5-Omni or Qwen3-Omni. It needs `pip install 'omnidrop[media,ray,vllm]'`, and uses
+MODEL is a full checkpoint of Qwen2.5-Omni or Qwen3-Omni. It needs `pip install 'omnidrop[ray]' omnidrop-vllm`, and uses
 every GPU that Ray finds. `omnidrop batch FOLDER QUESTION --out answers.jsonl --workers N` does the same and more: it
 goes on where it stopped, lists failures apart, knows what was kept, and ends whatever a clip does (docs/batch.md).
 """
 
 # %% The engine: vLLM's arguments, with the method where the plugin looks for it.
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ folder, model, question = Path(sys.argv[1]).absolute(), sys.argv[2], sys.argv[3]
 limits = json.loads(sys.argv[4]) if len(sys.argv) > 4 else {}  # such as '{"max_model_len": 16384}'
 job = Job(folder=folder, engine="vllm", model=model, method=parse("omnidrop:stages=4", keep=0.3), engine_options=limits)
 
+os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the plugin knows vLLM's first runner; a cluster is told itself
 ray.init(include_dashboard=False, log_to_driver=False)
 gpus = int(ray.cluster_resources().get("GPU", 0))
 config = vLLMEngineProcessorConfig(
@@ -51,7 +53,7 @@ class Front:
         if Front.processor is None:
             from transformers import AutoProcessor
 
-            Front.processor = AutoProcessor.from_pretrained(model)
+            Front.processor = AutoProcessor.from_pretrained(model, trust_remote_code=False)
         sampling = {"temperature": 0.0, "max_tokens": 128}
         try:
             told = prompt(Front.processor, job, media.read(folder / row["file"]), question)

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from omnidrop_lab.needle import bench
+from omnidrop_lab.needle.summary import summarise
 from torch import Tensor
 
 import omnidrop
 from omnidrop import Modality
+from omnidrop.core.select import keep_highest
+from omnidrop.loading import TINY
 from omnidrop.methods.base import InputMethod, InputView, check_range
-from omnidrop.needle import bench
-from omnidrop.needle.summary import summarise
-from omnidrop.prompt import TINY
-from omnidrop.select import keep_highest
+from omnidrop.provenance import model_checksum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ for word in ("layers", "flops", "kv"):
 
 # %% Is it any good? The benchmark takes a method by value: a case is a label, a complete name, the keep and the method.
 CLIPS, KEEP = 3, 0.3
-config = bench.Config(model=bench.model_checksum(TINY), split="dev", types=("video", "audio", "joint"), draws=1)
+config = bench.Config(model=model_checksum(TINY), split="dev", types=("video", "audio", "joint"), draws=1)
 cases = bench.plan(("random", "tuned"), [KEEP], layers=model.config.text_config.num_hidden_layers, seeds=1)
 cases.append(bench.Case("novelty", "novelty", KEEP, Novelty(keep=KEEP)))
 rows = bench.run(model, processor, config, cases, CLIPS)

@@ -1,19 +1,25 @@
 """`omnidrop app` in a process of its own, for tests: as it is, but for two questions and a watch on the network.
 
-What it is: a script (`python app_server.py NOTE [arguments of omnidrop]`) and `Server`, which starts and ends it.
-"what talks ?" gets an answer without an end, "what breaks ?" an error that nobody foresaw. `said` has a line for every
-answer that was stopped, and for every address off this machine that anything asked for.
+A script (`python app_server.py NOTE [arguments of omnidrop]`) and `Server`, which starts and ends it. "what talks ?"
+gets an answer without an end, "what breaks ?" an error that nobody foresaw. `said` has a line for every answer that was
+stopped, and for every address off this machine that anything asked for.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
+
+WORD, TOKEN = "52s", 100  # the first word of the answer without an end
 
 
 class Server:
@@ -21,7 +27,7 @@ class Server:
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder, self.note = folder / "tmp", folder / "said"
-        self.folder.mkdir()
+        self.folder.mkdir(exist_ok=True)
         self.log = (folder / "log").open("w+")
         command = [sys.executable, __file__, str(self.note), "app", "--json", "--port", "0", "-q", *options]
         self.process = subprocess.Popen(
@@ -54,6 +60,20 @@ class Server:
             time.sleep(0.05)
         return bool(true)
 
+    def peak(self) -> int:
+        """Bytes of memory that the process has held at most."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+
+    def children(self) -> list[str]:
+        """Its processes, such as those that decode files and pictures."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # it has ended meanwhile
+                state, parent, *_ = path.read_text().rpartition(")")[2].split()
+                found += [path.parent.name] if parent == str(self.process.pid) and state != "Z" else []
+        return found
+
     def end(self) -> int:
         self.process.terminate()
         try:
@@ -63,6 +83,49 @@ class Server:
             assert self.process.stdout is not None
             self.process.stdout.close()
             self.log.close()
+
+
+class Visitor:
+    """One browser tab's part of Gradio's protocol: join the queue, follow the events."""
+
+    # whether there is a second setting; the first, the second; whether to answer with all tokens too
+    settings = (False, "omnidrop", 0.3, "layers", "omnidrop", 0.1, "layers", True)
+
+    def __init__(self, server: Server) -> None:
+        import httpx
+
+        self.client, self.session = httpx.Client(base_url=server.url, timeout=60, trust_env=False), uuid4().hex
+        config = self.client.get("config").json()
+        self.events = {}
+        ids = {part["id"]: part["props"].get("elem_id") or part["type"] for part in config["components"]}
+        for event in filter(lambda event: event["backend_fn"], config["dependencies"]):
+            for target, what in event["targets"]:
+                self.events.setdefault((ids.get(target), what), event["id"])
+
+    def close(self) -> None:
+        self.client.close()
+
+    def join(self, event: tuple[str, str], data: list[Any]) -> Any:
+        body = {"data": data, "fn_index": self.events[event], "session_hash": self.session, "trigger_id": None}
+        return self.client.post("gradio_api/queue/join", json=body)
+
+    def ask(self, question: str, clip: str = "the shipped clip (16 s)") -> Any:
+        return self.join(("od-ask", "click"), [None, clip, None, question, *self.settings])
+
+    def follow(self) -> Iterator[dict[str, Any]]:
+        with self.client.stream("GET", "gradio_api/queue/data", params={"session_hash": self.session}) as lines:
+            for line in lines.iter_lines():
+                if line.startswith("data:"):
+                    yield json.loads(line[5:])
+
+    def upload(self, name: str, content: bytes) -> Any:
+        return self.client.post("gradio_api/upload", files={"files": (name, content)})
+
+    def give(self, path: str) -> str:
+        """Everything that the page says to a file."""
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        assert self.join(("file", "upload"), [file, "what ?", *self.settings]).status_code == 200
+        return json.dumps([message for message in self.follow() if message["msg"] == "process_completed"])
 
 
 def main(note: str, arguments: list[str]) -> int:
@@ -91,8 +154,8 @@ def main(note: str, arguments: list[str]) -> int:
         if asked[-1] != "what talks ?":
             return answer(*arguments)
         try:
-            while True:
-                arguments[-1](7)
+            for number in itertools.count():
+                arguments[-1](TOKEN if number == 0 else 7)  # a word that can be seen, then marks that cannot
                 time.sleep(0.02)
         finally:
             write("stopped")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import cache
 from typing import Any
 
@@ -9,6 +10,7 @@ import tiny
 import torch
 from prompts import Audio, Image, Prompt, Video
 from transformers.generation import GenerationMixin
+from transformers.masking_utils import create_causal_mask
 
 import omnidrop
 
@@ -62,6 +64,17 @@ def assert_same_without_a_cache(model: Any, method: Any, made: Prompt) -> None:
 
 def padding(rows: list[Prompt], row: Prompt) -> int:
     return max(other.length for other in rows) - row.length
+
+
+def with_cache(cache: Any) -> dict[str, Any]:
+    """The keyword that the installed transformers wants for a filled cache."""
+    name = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
+    return {name: cache}
+
+
+def cache_of(output: Any) -> Any:
+    """The cache of an output, under whatever name."""
+    return output[next(iter(with_cache(None)))]
 
 
 def cache_layers(cache: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -79,7 +79,7 @@ def _audio_saliency(part: Parts, prompt: Prompt) -> tuple[Tensor, Tensor]:
     for start, stop in pairwise(bounds):
         for head in range(heads):
             logits = q[start:stop, head] @ k[start:stop, head].T / math.sqrt(q.shape[-1])
-            received[start:stop] += torch.softmax(logits.float(), -1).mean(0) / heads
+            received[start:stop] += torch.softmax(logits.float(), -1).sum(0) / heads
     if part.qwen3:
         return embeddings, received
     # Qwen2.5 averages pairs of frames after its last layer, item by item; an odd last frame is left out.

@@ -1,7 +1,7 @@
 """Prompts as tensors, without a processor: any number of videos (with or without their sound), audios and images.
 
 Each `Prompt` also carries what every position is (modality, 2 s chunk, item, frame), written down while building it:
-the tests' ground truth, independent of omnidrop.tokens. The order inside an audio-in-video clip follows the models'
+the tests' ground truth, independent of `core.tokens`. The order inside an audio-in-video clip follows the models'
 processors: Qwen2.5 puts 2 s of video before 2 s of audio, Qwen3 merges token by token in time.
 """
 

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from cases import cache_layers
+from cases import cache_layers, cache_of
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -45,5 +45,5 @@ def same_bits(a: Any, b: Any) -> None:
     assert torch.equal(a.sequences, b.sequences)
     for one, other in zip(a.logits, b.logits, strict=True):
         assert torch.equal(one, other)
-    for one, other in zip(cache_layers(a.past_key_values), cache_layers(b.past_key_values), strict=True):
+    for one, other in zip(cache_layers(cache_of(a)), cache_layers(cache_of(b)), strict=True):
         assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])

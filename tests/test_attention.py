@@ -11,10 +11,12 @@ import oracle
 import pytest
 import tiny
 import torch
-from cases import BATCH, MEDIA, cache_layers, greedy, model_of
+from cases import BATCH, MEDIA, cache_layers, cache_of, greedy, model_of, with_cache
 from prompts import batch, prompt
 
 import omnidrop
+
+pytestmark = pytest.mark.slow
 
 FAMILIES = ["qwen2_5", "qwen3"]
 STEPS = 6
@@ -77,7 +79,7 @@ def test_flash_second_turn(family: str, rows: int, calls: dict[str, int]) -> Non
             grown = (0, ids.shape[1] - inputs["attention_mask"].shape[1])
             mask = torch.nn.functional.pad(inputs["attention_mask"], grown, value=1)
             second = {"input_ids": ids, "attention_mask": mask}
-            answers.append(greedy(model, second, STEPS, past_key_values=first.past_key_values))
+            answers.append(greedy(model, second, STEPS, **with_cache(cache_of(first))))
     same(*answers)
 
 
@@ -90,7 +92,7 @@ def test_flash_keep_everything_changes_no_bit(family: str, calls: dict[str, int]
         pruned = greedy(model, inputs, STEPS)
     for one, other in zip(plain.logits, pruned.logits, strict=True):
         assert torch.equal(one, other)
-    for one, other in zip(cache_layers(plain.past_key_values), cache_layers(pruned.past_key_values), strict=True):
+    for one, other in zip(cache_layers(cache_of(plain)), cache_layers(cache_of(pruned)), strict=True):
         assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
 
 

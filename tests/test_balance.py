@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from omnidrop.select import balance
+from omnidrop.core.select import balance
 
 
 @pytest.mark.parametrize(

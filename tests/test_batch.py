@@ -14,16 +14,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from omnidrop_lab import needle
+from omnidrop_lab.needle import files, render
 
-from omnidrop import media, methods, needle, prompt
+from omnidrop import loading, media, methods, prompt
 from omnidrop.batch import offline, read
 from omnidrop.batch.asks import Ask
 from omnidrop.batch.job import Job
 from omnidrop.cli import main
 from omnidrop.errors import InputError, MediaError, ModelError, SettingError
-from omnidrop.needle import files, render
 
 pytest.importorskip("av")
+
+pytestmark = pytest.mark.slow
 Image = pytest.importorskip("PIL.Image")
 
 QUESTION = "how many things ?"
@@ -54,7 +57,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def processor() -> Any:
-    return prompt.load()[1]
+    return loading.load()[1]
 
 
 def run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:
@@ -129,8 +132,9 @@ def test_failures_stand_apart_and_are_asked_again(capsys: pytest.CaptureFixture,
     status, printed, err = run(capsys, folder, QUESTION, "--out", out)
     failures = tmp_path / "answers.failures.jsonl"
     assert status == 1 and "1 other files" in err
-    assert printed.splitlines()[0].startswith("1 of 2 answered; 2 clips, ")
-    assert printed.splitlines()[-1] == f"1 failed (1 MediaError): {failures}; the same command asks them again"
+    assert printed.splitlines()[0].startswith("1 of 2 answered, 1 failed; 2 clips, ")
+    again = "the same command asks them again, --skip-failed does not"
+    assert printed.splitlines()[-1] == f"1 failed (1 MediaError): {failures}; {again}"
     (failed,) = rows(failures)
     assert failed["file"] == "b.mp4" and failed["answer"] is None and failed["error"]["kind"] == "MediaError"
 
@@ -150,13 +154,51 @@ def test_other_settings_and_another_folder(capsys: pytest.CaptureFixture, clips:
     assert run(capsys, clips / "day" / "two", QUESTION, "--out", out, "-q")[0] == 0
     for changed, word in (
         ([clips / "day" / "two", "how many sounds ?"], "question was"),
-        ([clips / "day" / "two", QUESTION, "--keep", 0.5], "method was"),
+        ([clips / "day" / "two", QUESTION, "--keep", 0.5], "settings: keep was 0.3 and is 0.5. Give another"),
+        ([clips / "day" / "two", QUESTION, "--method", "tuned"], "settings: method was OmniDrop and is Tuned. Give"),
         ([clips / "day" / "two", QUESTION, "--no-audio"], "sound was True and is False"),
         ([clips / "day", QUESTION], "folder was"),
     ):
         status, _, err = run(capsys, *changed, "--out", out)
         assert status == 2 and "holds answers of other settings" in err and word in err
     assert len(rows(out)) == 1
+
+
+def test_a_broken_clip_is_skipped_on_request(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    folder, out = tmp_path / "clips", tmp_path / "answers.jsonl"
+    folder.mkdir()
+    files.write(needle.clip("dev", 0, 4), folder / "a.mp4")
+    (folder / "b.mp4").write_bytes(b"no video")
+    assert run(capsys, folder, QUESTION, "--out", out, "--skip-failed", "-q")[0] == 1, "it failed in this run"
+    status, printed, err = run(capsys, folder, QUESTION, "--out", out, "--skip-failed")
+    assert status == 0 and "loading" not in err, "nothing is left to ask"
+    assert printed.splitlines()[0].startswith("1 of 2 answered, 1 of them before, 1 failed; ")
+    assert printed.splitlines()[-1].endswith("; 1 of them in an earlier run, and not asked again")
+    (folder / "c.mp4").write_bytes(b"no video either")
+    status, printed, _ = run(capsys, folder, QUESTION, "--out", out, "--skip-failed", "-q", "--json")
+    summary = json.loads(printed)
+    assert status == 1 and (summary["failed"], summary["skipped"]) == (2, 1)
+
+
+def test_an_earlier_run_is_overwritten_on_request(capsys: pytest.CaptureFixture, clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "answers.jsonl"
+    folder = clips / "day" / "two"
+    assert run(capsys, folder, QUESTION, "--out", out, "-q")[0] == 0
+    status, _, err = run(capsys, folder, "how many sounds ?", "--out", out, "-q")
+    assert status == 2 and f"or --overwrite, or delete {out} and {out.with_suffix('.run.json')}" in err
+    assert run(capsys, folder, "how many sounds ?", "--out", out, "--overwrite", "-q")[0] == 0
+    assert [each["question"] for each in rows(out)] == ["how many sounds ?"]
+
+
+def test_clips_that_the_tiny_model_does_not_know(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    folder, out = tmp_path / "clips", tmp_path / "answers.jsonl"
+    folder.mkdir()
+    Image.new("RGB", (84, 84), "red").save(folder / "a.png")
+    Image.new("RGB", (90, 90), "red").save(folder / "b.png")
+    status, printed, err = run(capsys, folder, QUESTION, "--out", out, "-q", "--json")
+    assert status == 0 and "1 of 2 answers mean nothing" in json.loads(printed)["warning"]
+    assert err.startswith("omnidrop: warning: 1 of 2 answers mean nothing") and "b.png is no such clip" in err
+    assert [bool(each["warning"]) for each in rows(out)] == [False, True]
 
 
 def test_a_run_that_is_killed_goes_on(clips: Path, tmp_path: Path) -> None:
@@ -180,10 +222,31 @@ def test_a_run_that_is_killed_goes_on(clips: Path, tmp_path: Path) -> None:
     )
 
 
+def test_a_clip_that_gets_every_process_killed_is_a_failure(clips: Path, tmp_path: Path) -> None:
+    """As the kernel ends a process that takes all memory, while it reads one clip: begun once, started three times."""
+    out = tmp_path / "answers.jsonl"
+    code = (
+        "import os, sys\nfrom omnidrop.batch import read\nown = read.media.read\n"
+        "def fatal(path, *given, **named):\n"
+        "    if path.name == 'heard.wav': os.kill(os.getpid(), 9)\n"
+        "    return own(path, *given, **named)\n"
+        "read.media.read = fatal\nfrom omnidrop.cli import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "batch", str(clips), QUESTION, "--out", str(out), "-q", "--json"]
+    ends = [subprocess.run(command, capture_output=True, text=True) for _ in range(4)]
+    assert [end.returncode for end in ends] == [-9, -9, -9, 1], ends[-1].stderr
+    assert sorted(each["file"] for each in rows(out)) == ["day/silent.mp4", "day/two/seen.png", "sound.mp4"]
+    (failure,) = rows(out.with_suffix(".failures.jsonl"))
+    assert failure["file"] == "day/heard.wav" and failure["error"]["kind"] == "WorkerDied"
+    said = json.loads(ends[-1].stdout)
+    assert (said["answered"], said["failed"], said["failures"]) == (3, 1, {"WorkerDied": 1})
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["CLIPS"], "give either one QUESTION"),
+        (["CLIPS", "who ?", "--tries", "0"], "--tries is 0; it must be at least 1"),
         (["CLIPS", "who ?", "--questions", "x.jsonl"], "give either one QUESTION"),
         (["./nowhere", "who ?"], "is no folder"),
         (["CLIPS", "--questions", "./nowhere.jsonl"], "is no file"),
@@ -282,7 +345,7 @@ def test_at_most_one_clip_is_read_ahead(clips: Path, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_the_plugin_is_told_the_method(text: str, keep: float | None, said: dict[str, Any]) -> None:
-    settings = pytest.importorskip("omnidrop.plugins.vllm.settings")
+    settings = pytest.importorskip("omnidrop_vllm.settings")
     method = methods.parse(text, keep=keep)
     assert offline.plugin_entry(method) == said
     read_back = settings.read({"omnidrop": said}).method  # and reads the same method in it, in 4 stages by default
@@ -329,7 +392,7 @@ def test_clips_and_questions_that_vllm_cannot_be_given(clips: Path, processor: A
     heard = media.read(clips / "day" / "heard.wav")
     with pytest.raises(MediaError, match="sound was to be left out"):
         offline.prompt(processor, job(clips, sound=False), heard, QUESTION)
-    with pytest.raises(InputError, match="holds the model's own sign for media"):
+    with pytest.raises(InputError, match="the question or the system text must not contain"):
         offline.prompt(processor, job(clips), heard, f"what is {processor.audio_token} ?")
     long = replace(heard, waveform=np.zeros(processor.feature_extractor.n_samples + 1, np.float32))
     told = offline.prompt(processor, job(clips), long, QUESTION)
@@ -341,10 +404,10 @@ def test_engines_that_are_not_installed(clips: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(SettingError, match="needs vLLM, which is not installed"):
-        offline.Offline(job(clips, model=str(prompt.TINY)))
+        offline.Offline(job(clips, model=str(loading.TINY)))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SettingError, match="needs Ray, which is not installed"):
-        next(cluster.answers(job(clips), [Ask("a", "b")], 2))
+        next(cluster.answers(job(clips), [Ask("a", "b")], 2, begun=clips / "begun.jsonl"))
 
 
 def test_a_model_that_is_not_there(clips: Path) -> None:

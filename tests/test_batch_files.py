@@ -19,7 +19,9 @@ from omnidrop.batch.asks import Ask
 from omnidrop.batch.driver import run
 from omnidrop.batch.job import Job
 from omnidrop.batch.row import row
-from omnidrop.errors import InputError, SettingError
+from omnidrop.errors import InputError, OmnidropError, SettingError
+
+pytestmark = pytest.mark.slow
 
 SETTINGS = {"question": "who ?", "weights": "w", "method": {"name": "Tuned", "keep": 0.3}}
 ERROR = {"kind": "MediaError", "message": "no clip"}
@@ -201,13 +203,37 @@ def test_a_name_that_is_no_text(out: Path) -> None:
 def test_lines_and_documents(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     assert jsonl.lines(path) == []
-    jsonl.mend(path)
+    jsonl.repair(path)
     assert not path.exists()
     jsonl.rewrite(path, [{"a": 1}, {"a": 2}])
     assert [json.loads(line) for line in jsonl.lines(path)] == [{"a": 1}, {"a": 2}]
     jsonl.rewrite(path, [])
     assert not list(tmp_path.iterdir())
     assert jsonl.differences({"a": 1, "b": 2}, {"a": 1, "c": 3}) == "c was None and is 3; b was 2 and is None"
+
+
+def test_rows_of_a_run(tmp_path: Path) -> None:
+    """An error never replaces an answer; what is in memory is what will be read again."""
+    path = tmp_path / "rows.jsonl"
+    rows = jsonl.Rows(path, lambda row: tuple(row["key"]), "row of a test")
+    answer, error = {"key": (1, 2), "error": None, "text": "six"}, {"key": (1, 2), "error": ERROR}
+    for each in (error, answer, error):
+        rows.add(each)
+    assert rows.by_key == {(1, 2): {**answer, "key": [1, 2]}}
+    assert jsonl.Rows(path, rows.key, rows.kind).by_key == rows.by_key
+    path.write_bytes(path.read_bytes() + b'{"key": 3}\n')
+    with pytest.raises(InputError, match=r"rows.jsonl, line 4 is no row of a test \(TypeError: .*\); delete that line"):
+        jsonl.Rows(path, rows.key, rows.kind)
+
+
+def test_the_settings_of_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    document = {"format": "test.run", "version": 1, "settings": {"a": (1, 2)}}
+    assert jsonl.open_run(path, document, "test") == "" and jsonl.open_run(path, document, "test") == ""
+    assert jsonl.open_run(path, {**document, "settings": {"a": 3}}, "test") == "a was [1, 2] and is 3"
+    assert json.loads(path.read_text())["settings"] == {"a": [1, 2]}  # as it was
+    with pytest.raises(InputError, match=r"run.json is not of `omnidrop test` \(ValueError: .* version 1"):
+        jsonl.load_run(path, "test.run", 2, "test")
 
 
 # The loop
@@ -219,7 +245,7 @@ class Fake:
     def __init__(self, replies: Any) -> None:
         self.replies, self.asked = replies, []
 
-    def answers(self, some: list[Ask]) -> Any:
+    def answers(self, some: list[Ask], begin: Any = None) -> Any:
         self.asked = [ask.file for ask in some]
         yield from self.replies(some)
 
@@ -274,3 +300,197 @@ def test_what_never_came_back_is_a_failure(monkeypatch: pytest.MonkeyPatch, job:
     assert [each["file"] for each in rows] == ["a", "b"] and names(out) == ["a"]
     (lost,) = map(json.loads, beside(out, "failures.jsonl").read_text().splitlines())
     assert lost["file"] == "b" and lost["error"]["kind"] == "WorkerDied"
+
+
+# What ends the process
+
+
+def killed(out: Path, files: str, fatal: str, together: int = 2) -> list[str]:
+    """What a process is asked, in order, that dies when it begins `fatal`: the driver alone, without a process."""
+    asked: list[str] = []
+
+    class Dead(BaseException):
+        pass
+
+    class Dying:
+        def answers(self, some: list[Ask], begin: Any) -> Any:
+            for at in range(0, len(some), together):
+                group = some[at : at + together]
+                begin(group)
+                asked.extend(ask.file for ask in group)
+                if fatal in [ask.file for ask in group]:
+                    raise Dead
+                yield from (said(ask.file) for ask in group)
+
+    some = [Ask(file, "who ?") for file in files]
+    answers = Answers(out, SETTINGS).__enter__()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("omnidrop.batch.driver.engine", lambda job: Dying())
+        try:
+            run(Job(folder=out.parent, engine="transformers", model=None, method=None), some, answers)
+            answers.__exit__(None, None, None)
+        except Dead:
+            answers.file.close()  # nothing else happens when a process is killed
+    return asked
+
+
+def test_a_clip_that_ends_processes_is_a_failure_and_the_others_are_answered(out: Path) -> None:
+    assert killed(out, "abcdef", "c") == ["a", "b", "c", "d"]
+    assert killed(out, "abcdef", "c") == ["e", "f", "c"], "who is suspected comes last and alone"
+    assert names(out) == ["a", "b", "e", "f"]
+    assert killed(out, "abcdef", "c") == ["d", "c"], "the least suspected first"
+    assert killed(out, "abcdef", "c") == []
+    assert names(out) == ["a", "b", "e", "f", "d"] and names(beside(out, "failures.jsonl")) == ["c"]
+    (failure,) = map(json.loads, beside(out, "failures.jsonl").read_text().splitlines())
+    assert (
+        failure["error"]["kind"] == "WorkerDied"
+        and "3 processes ended while they answered" in failure["error"]["message"]
+    )
+    assert "answers.begun.jsonl" in failure["error"]["message"]
+    assert killed(out, "abcdefg", "c") == ["g"] and names(beside(out, "failures.jsonl")) == ["c"]
+    beside(out, "begun.jsonl").unlink()
+    assert killed(out, "abcdefg", "x") == ["c"] and not beside(out, "failures.jsonl").exists()
+
+
+def test_who_was_stopped_in_good_order_is_not_suspected(out: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Answers(out, SETTINGS) as answers:
+        answers.begun.begin([Ask("a", "who ?")])
+        raise KeyboardInterrupt
+    assert not beside(out, "begun.jsonl").exists()
+
+
+def test_a_beginning_is_on_the_disk_before_anything_else(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bytes] = []
+    monkeypatch.setattr("os.fsync", lambda number: synced.append(beside(out, "begun.jsonl").read_bytes()))
+    with Answers(out, SETTINGS) as answers:
+        answers.begun.begin([Ask("a", "who ?"), Ask("b", "who ?")])
+        assert len(synced) == 1 and synced[0].count(b"\n") == 2
+
+
+def test_every_engine_says_what_it_begins(monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
+    """Before the clip is read; vLLM's and transformers' engines read through `ahead` alone."""
+    from omnidrop.batch import read
+    from omnidrop.batch.local import Local
+    from omnidrop.batch.offline import Offline
+
+    order: list[str] = []
+    monkeypatch.setattr(read.media, "read", lambda path, *_, **__: order.append(f"read {path.name}") or 1 / 0)
+    some = [Ask(file, "who ?") for file in "abc"]
+    for kind in (Local, Offline):
+        engine = object.__new__(kind)
+        engine.job = job
+        order.clear()
+        rows = list(engine.answers(some, lambda asks: order.extend(f"begin {ask.file}" for ask in asks)))
+        assert [row["error"]["kind"] for row in rows] == ["ZeroDivisionError"] * 3
+        assert sorted(order) == sorted(f"{word} {file}" for word in ("begin", "read") for file in "abc")
+        assert all(order.index(f"begin {file}") < order.index(f"read {file}") for file in "abc")
+
+
+def test_workers_write_what_they_begin_and_suspects_are_handed_out_alone(out: Path) -> None:
+    from omnidrop.batch.begun import Begun
+    from omnidrop.batch.cluster import Attempts, grouped
+
+    some = [Ask(file, "who ?") for file in "abcde"]
+    assert grouped(some[:3], some[3:], "vllm", 1) == [some[:3], [some[3]], [some[4]]]
+    assert grouped([], some[:2], "vllm", 4) == [[some[0]], [some[1]]]
+    assert [len(group) for group in grouped(some, [], "vllm", 2)] == [3, 2]
+    out.parent.mkdir()
+    attempts = Attempts(beside(out, "begun.jsonl"))
+    assert attempts.begin("together", some[:2]) == (1, None) and attempts.begin("together", []) == (2, None)
+    attempts.begin("alone", some[:1])
+    left = Begun(beside(out, "begun.jsonl"))
+    left.read([])
+    assert left.deaths == {some[0]: 2, some[1]: 1}
+    with Answers(out, SETTINGS) as answers:
+        answers.add(said("a"))
+        assert names(beside(out, "begun.jsonl"))[-1] == "a"
+    assert names(beside(out, "begun.jsonl")) == ["b"]
+
+
+# Damage, and no room
+
+
+DAMAGES = {
+    "a settings' file": ("run.json", b"[" * 100_000), "no settings": ("run.json", b"[]"),
+    "other bytes": ("run.json", b"\xff"), "a deep answer": ("jsonl", b"[" * 100_000 + b"\n"),
+    "a short answer": ("jsonl", b'{"file": "a", "question": "who ?"}\n'),
+    "a list": ("jsonl", b"[]\n"), "bytes": ("jsonl", b"\xff\xfe\n"), "an empty line": ("jsonl", b"\n"),
+    "a failure": ("failures.jsonl", b"{}\n"), "a beginning": ("begun.jsonl", b"{}\n"),
+    "another beginning": ("begun.jsonl", b'{"file": [], "question": "who ?", "began": true}\n'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_one_line_and_stays(out: Path, damage: str) -> None:
+    with Answers(out, SETTINGS) as answers:
+        answers.add(said("a"))
+    name, content = DAMAGES[damage]
+    file = out if name == "jsonl" else beside(out, name)
+    file.write_bytes(content)
+    with pytest.raises(InputError) as caught, Answers(out, SETTINGS):
+        pass
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value) and file.read_bytes() == content
+
+
+def test_a_folder_in_a_files_place(out: Path) -> None:
+    out.mkdir(parents=True)
+    with pytest.raises(SettingError, match=r"--out .* is a folder; give the name of a file"):
+        Answers(out, SETTINGS)
+    out.rmdir()
+    for name in ("failures.jsonl", "run.json", "begun.jsonl"):
+        beside(out, "run.json").unlink(missing_ok=True)
+        beside(out, name).mkdir()
+        with pytest.raises(InputError, match=r"cannot be read|is not of"), Answers(out, SETTINGS):
+            pass
+        beside(out, name).rmdir()
+    (out.parent / "file").touch()
+    with pytest.raises(SettingError, match="cannot be written"), Answers(out.parent / "file" / "x.jsonl", SETTINGS):
+        pass
+
+
+def test_what_is_to_be_deleted_is_named_and_enough(out: Path) -> None:
+    with Answers(out, SETTINGS) as answers:
+        answers.add(said("a"))
+        answers.add(said("b", error=ERROR))
+    with pytest.raises(SettingError) as caught, Answers(out, {**SETTINGS, "weights": "v"}):
+        pass
+    files = [out, beside(out, "failures.jsonl"), beside(out, "run.json")]
+    assert str(caught.value).endswith(f"or delete {files[0]}, {files[1]} and {files[2]}")
+    for file in files:
+        file.unlink()
+    with Answers(out, {**SETTINGS, "weights": "v"}):
+        pass
+
+
+def test_without_an_answer_other_settings_begin_anew(out: Path) -> None:
+    with Answers(out, SETTINGS) as answers:
+        answers.add(said("b", error=ERROR))
+    with Answers(out, {**SETTINGS, "weights": "v"}) as answers:
+        assert not answers.failed and answers.add(said("b"))
+
+
+@pytest.mark.parametrize("full", ["answers.jsonl", "answers.failures.jsonl", "answers.begun.jsonl"])
+def test_a_full_disk_is_one_line_and_what_was_answered_stays(
+    out: Path, full: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/dev/full refuses every byte; opened in the file's place."""
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    own = Path.open
+    with Answers(out, SETTINGS) as answers:
+        answers.add(said("a"))
+        answers.add(said("b", error=ERROR))
+    before = out.read_bytes(), beside(out, "failures.jsonl").read_bytes()
+
+    def crowded(path: Path, *arguments: Any, **options: Any) -> Any:
+        return own(Path("/dev/full") if path.name.strip(".").startswith(full) else path, *arguments, **options)
+
+    with pytest.raises(OmnidropError) as caught, Answers(out, SETTINGS) as answers:
+        monkeypatch.setattr(Path, "open", crowded)
+        answers.begun.begin([Ask("c", "who ?")])
+        answers.add(said("c", error=ERROR if "failures" in full else None))
+    monkeypatch.undo()
+    assert "cannot be written: No space left on device; what was written before is kept" in str(caught.value)
+    assert (out.read_bytes(), beside(out, "failures.jsonl").read_bytes()) == before
+    with Answers(out, SETTINGS) as answers:
+        assert answers.add(said("c"))

@@ -5,19 +5,31 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omnidrop import SettingError, schedule
-from omnidrop.budget import BUDGETS, Budget, DecoderShape, check_budget, counts_of, drops_of, whole
+from omnidrop import SettingError
+from omnidrop.core import schedule
+from omnidrop.core.budget import (
+    BUDGETS,
+    DecoderShape,
+    FirstToken,
+    TokenCounts,
+    check_budget,
+    counts_of,
+    drops_of,
+    whole,
+)
 
 # one multiply-add of everything: hidden 2, one head of width 2, MLP 3 per token and hidden
 SMALL = DecoderShape(layers=3, hidden=2, heads=1, kv_heads=1, head_dim=2, mlp=3, vocabulary=10, bytes_per_value=2)
 
 
-def made(total: int = 10, entering: int | None = None, text: int = 2, layers: int = 3) -> Budget:
-    return Budget(
-        layers=layers, total=total, entering=total if entering is None else entering, text=text, shape=SMALL
+def made(total: int = 10, input_count: int | None = None, text: int = 2, layers: int = 3) -> TokenCounts:
+    first = FirstToken(encoders=500 * total, whole=900 * total, newest=False)
+    return TokenCounts(
+        layers=layers, total=total, input_count=total if input_count is None else input_count, text=text, shape=SMALL,
+        first=first,
     )  # fmt: skip
 
 
@@ -39,7 +51,7 @@ def test_the_four_shares_by_hand():
 
 def test_a_prompt_without_media_keeps_everything():
     budget = made(total=0)
-    assert [budget.share(word, [0, 0, 0]) for word in BUDGETS] == [1.0] * 4
+    assert [budget.share(word, [0, 0, 0]) for word in BUDGETS] == [1.0] * 5
     assert budget.count(0.1, "flops") == 0
     assert budget.solve(0.1, "layers", lambda knob: [0, 0, 0]) == [0, 0, 0]
 
@@ -64,6 +76,7 @@ def test_drops_and_counts_are_inverse():
     assert counts_of([1, 3, 0], 5) == [5, 4, 1]
 
 
+@settings(deadline=None)
 @given(
     keep=st.floats(0.02, 1.0),
     layers=st.integers(2, 60),
@@ -75,11 +88,11 @@ def test_drops_and_counts_are_inverse():
     evict=st.booleans(),
 )
 def test_the_solver_hits_its_target_or_names_the_range(keep, layers, total, share, text, t_mid, word, evict):
-    entering = max(1, int(total * share))
-    budget = made(total, entering, text, layers)
+    input_count = max(1, int(total * share))
+    budget = made(total, input_count, text, layers)
 
     def family(knob: float) -> list[int]:
-        return schedule.counts(schedule.family(layers, knob, t_mid=t_mid), entering)
+        return schedule.counts(schedule.family(layers, knob, t_mid=t_mid), input_count)
 
     span = [budget.share(word, family(knob), evict=evict) for knob in (1.0, 0.0)]
     try:
@@ -89,12 +102,35 @@ def test_the_solver_hits_its_target_or_names_the_range(keep, layers, total, shar
         assert (low, high) == pytest.approx(span, abs=6e-4)
         assert not low <= keep <= high
         return
-    assert len(drops) == layers and drops[-1] == 0 and min(drops) >= 0 and sum(drops) <= entering
-    reached = budget.share(word, counts_of(drops, entering), evict=evict)
+    assert len(drops) == layers and drops[-1] == 0 and min(drops) >= 0 and sum(drops) <= input_count
+    reached = budget.share(word, counts_of(drops, input_count), evict=evict)
     # one token more or less in every layer moves a share of tokens by 1 / total; FLOPs grow at most twice as fast,
     # and what is left after eviction is one count that all layers share
-    steps = {"flops": 2, "kv": 1 if not evict else layers}.get(word, 1)
+    steps = {"flops": 2, "total": 2, "kv": 1 if not evict else layers}.get(word, 1)
     assert abs(reached - keep) <= 0.002 + steps * 1.0 / total
+
+
+def test_a_refusal_names_every_interval():
+    """A method whose plans lie far apart: between them nothing can be met."""
+    budget = made(total=100)
+
+    def three_plans(knob: float) -> list[int]:
+        return [[100] * 3, [60 - round(15 * knob)] * 3, [9] * 3][round(2 * knob)]
+
+    with pytest.raises(SettingError, match=r"keeps 0\.090 to 0\.090, or 0\.490 to 0\.560, or 1\.000 to 1\.000; choose"):
+        budget.solve(0.3, "layers", three_plans)
+    for keep, reached in ((0.09, 9), (0.1, 9), (0.49, 49), (0.55, 55), (0.57, 56), (0.99, 100)):
+        assert budget.solve(keep, "layers", three_plans) == [0, 0, 0]
+        assert three_plans(budget.knob(keep, "layers", three_plans)) == [reached] * 3
+    for keep in (0.07, 0.11, 0.47, 0.58, 0.98):
+        with pytest.raises(SettingError, match="cannot be reached"):
+            budget.solve(keep, "layers", three_plans)
+
+
+def test_a_word_that_the_knob_does_not_move_drops_nothing():
+    budget = made(total=10)  # one token of ten is the tolerance
+    assert budget.solve(0.95, "input", lambda knob: [10, 10 - round(10 * knob), 0]) == [0, 10, 0]
+    assert budget.solve(0.95, "input", lambda knob: [10, *[10 - round(10 * knob)] * 2]) == [0, 0, 0]
 
 
 def test_words_are_checked():

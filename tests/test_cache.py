@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import model_of
+from cases import model_of, with_cache
 from transformers.cache_utils import DynamicCache, DynamicLayer, StaticCache
 from transformers.masking_utils import create_causal_mask
 
-from omnidrop import InputError, ModelError, cache, rows
+from omnidrop import InputError, ModelError
+from omnidrop.core import rows
+from omnidrop.engine import cache
 
 
 def layer(positions: list[list[int]], prompt: int, appended: int = 0, padded: bool = False) -> cache.PrunedLayer:
@@ -18,6 +20,7 @@ def layer(positions: list[list[int]], prompt: int, appended: int = 0, padded: bo
     keys = kept[:, None, :, None].float().expand(-1, 2, -1, 3)
     plain.update(keys, keys + 0.5)
     pruned = cache.PrunedLayer.adopt(plain, kept, prompt, padded)
+    pruned.lease = cache.Lease()
     for step in range(appended):
         new = torch.full((len(positions), 2, 1, 3), float(prompt + step))
         pruned.update(new, new + 0.5)
@@ -115,7 +118,7 @@ def test_the_mask_of_padded_rows_is_that_of_transformers(past, new):
         config=config,
         inputs_embeds=hidden,
         attention_mask=valid,
-        past_key_values=cache._Past(past),
+        **with_cache(cache._Past(past)),
         layer_idx=0,
     )
     ours = cache.causal_mask(config, hidden, valid, past)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnidrop.select.cluster import cosine_distance, density_peaks
+from omnidrop.core.select.cluster import cosine_distance, density_peaks
 
 
 def oracle(distance: list[list[float]], k: int) -> tuple[list[float], list[float]]:

@@ -8,11 +8,13 @@ import oracle
 import pytest
 import tiny
 import torch
-from cases import BATCH, MEDIA, cache_layers, greedy, model_of
+from cases import BATCH, MEDIA, cache_layers, cache_of, greedy, model_of
 from prompts import Video, batch, prompt
 from snapshot import same_bits, state
 
 import omnidrop
+
+pytestmark = pytest.mark.slow
 
 FAMILIES = ["qwen2_5", "qwen3"]
 DROP = omnidrop.OmniDrop(keep=None, p_init=0.05, p_final=0.45)
@@ -120,10 +122,44 @@ def test_one_with_after_another_gives_the_same() -> None:
     for _ in range(2):
         with omnidrop.prune(model, DROP) as trace:
             outputs.append(greedy(model, row.inputs, STEPS))
+            first = trace.to_json()
+            assert trace.history == []
             outputs.append(greedy(model, row.inputs, STEPS))
-        assert len(trace.history) in (1, 2)  # the earlier prefill, with or without the latest
+        (earlier,) = trace.history  # the prefill before the latest; decode steps are none
+        timed = {"seconds": {}, "history": []}
+        assert {**earlier.to_json(), **timed} == {**first, **timed} == {**trace.to_json(), **timed}
     for other in outputs[1:]:
         same_bits(outputs[0], other)
+
+
+def test_a_with_that_stays_open_holds_the_newest_prompts() -> None:
+    model = model_of("qwen2_5")
+    rows = [prompt("qwen2_5", MEDIA["video"], seed=4, question=3 + i) for i in range(5)]
+    for limit, left in ((0, []), (2, [2, 3]), (16, [0, 1, 2, 3])):
+        with torch.no_grad(), omnidrop.prune(model, DROP, history=limit) as trace:
+            for row in rows:
+                model(**row.inputs)
+        assert [earlier.layout.shape[1] for earlier in trace.history] == [rows[i].length for i in left]
+        assert trace.layout.shape[1] == rows[4].length and not any(earlier.history for earlier in trace.history)
+    with torch.no_grad(), omnidrop.prune(model, DROP) as trace:
+        for _ in range(20):
+            model(**rows[0].inputs)
+    assert len(trace.history) == 16  # the default
+    for wrong in (-1, 1.0, True, None):
+        with pytest.raises(omnidrop.SettingError, match=f"history is {wrong!r}; it must be a whole number, 0 or more"):
+            omnidrop.prune(model, DROP, history=wrong)
+
+
+def test_recorded_scores_hold_no_graph() -> None:
+    """With gradients on, as in training: the record keeps numbers, and the loss's own graph is unharmed."""
+    model, row = model_of("qwen2_5"), prompt("qwen2_5", MEDIA["video"], seed=4)
+    with omnidrop.prune(model, DROP, scores=True) as trace:
+        loss = model(**row.inputs).logits.float().square().mean()
+    held = [score for layer in trace.record.scores for score in layer]
+    assert len(held) == len(trace.kept) and loss.requires_grad
+    assert not any(score.requires_grad or score.grad_fn for score in held)
+    (grad,) = torch.autograd.grad(loss, [oracle.parts(model).lm_head.weight])
+    assert grad.abs().sum() > 0
 
 
 # ---- (b) dropped equals masked
@@ -214,9 +250,9 @@ def test_the_cache_holds_the_kept_tokens_and_no_more(family: str, evict: bool) -
         out = model(**row.inputs, use_cache=True)
     sizes = [kept[0].numel() for kept in trace.kept]
     assert sizes[-1] < sizes[0] < row.length and sorted(sizes, reverse=True) == sizes
-    held = [keys.shape[-2] for keys, _ in cache_layers(out.past_key_values)]
+    held = [keys.shape[-2] for keys, _ in cache_layers(cache_of(out))]
     assert held == ([sizes[-1]] * len(sizes) if evict else sizes)
-    for keys, values in cache_layers(out.past_key_values):
+    for keys, values in cache_layers(cache_of(out)):
         assert keys.shape == values.shape
         # Really smaller: not a view into a full-length buffer.
         assert keys.untyped_storage().nbytes() <= keys.numel() * keys.element_size()
@@ -232,7 +268,7 @@ def test_the_cache_of_a_batch_is_as_long_as_its_longest_row(family: str, evict: 
     with omnidrop.prune(model, method) as trace:
         out = greedy(model, batch(rows), STEPS)
     longest = [max(kept.numel() for kept in layer) for layer in trace.kept]
-    held = [keys.shape[-2] - STEPS for keys, _ in cache_layers(out.past_key_values)]
+    held = [keys.shape[-2] - STEPS for keys, _ in cache_layers(cache_of(out))]
     assert held == ([longest[-1]] * len(longest) if evict else longest)
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from omnidrop.select import diversity
+from omnidrop.core.select import diversity
 
 
 def slow_max_min(points: list[list[float]], count: int, weight: list[float] | None = None) -> list[int]:

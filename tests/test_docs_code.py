@@ -20,9 +20,11 @@ from typing import Any
 import pytest
 import torch
 
-from omnidrop import cli, memory, prompt
+from omnidrop import cli, loading, memory
 
 pytest.importorskip("av")
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 if not (ROOT / "Makefile").is_file():
@@ -40,9 +42,13 @@ PAGES = (
     "docs/examples.md",
     "docs/choosing.md",
     "docs/reading_files.md",
-    "docs/serving_today.md",
+    "docs/compatibility.md",
+    "docs/doctor.md",
     "docs/lean.md",
+    "docs/encoder.md",
+    "docs/conversation.md",
     "docs/long.md",
+    "docs/live.md",
     "docs/methods.md",
     "docs/needle.md",
     "docs/report.md",
@@ -53,20 +59,20 @@ PAGES = (
 )
 # (page, first words of the block or command) -> why it is not run
 NOT_RUN = {
-    ("README.md", "omnidrop eval worldsense"): "needs WorldSense; tests/test_eval*.py run it on clips of our own",
-    ("README.md", "omnidrop compare runs/all"): "needs two runs; tests/test_compare*.py make some",
-    ("README.md", "omnidrop batch clips/"): "needs a folder; tests/test_batch*.py have some",
     (
         "docs/quickstart.md",
         "omnidrop bench --arch qwen2.5-omni-7b",
     ): "8.9 billion weights; tests/test_bench*.py run small",
     ("docs/app.md", "omnidrop app"): "runs until it is stopped; tests/test_app_server.py and tests/browser start it",
     ("docs/evaluation.md", "omnidrop eval worldsense --data DIR"): "needs WorldSense; the page's own example follows",
+    ("docs/encoder.md", "omnidrop needle --split dev"): "takes minutes; tests/test_needle_bench.py runs small ones",
     ("docs/methods.md", "omnidrop needle --methods all"): "takes an hour; tests/test_needle_bench.py runs small ones",
     ("docs/add_a_method.md", '"novelty": methods.Novelty'): "one line of a dict; tests/test_methods.py has that dict",
 }
 # Pages whose blocks are not run: -> why.
 NO_PAGES = {
+    "CONTRIBUTING.md": "sets environments up and runs tests; tests/test_community.py checks what it names",
+    "docs/commands.md": "a line for a shell's start-up file; tests/test_cli.py asks for completions as a shell does",
     "docs/bench.md": "its models have billions of weights; tests/test_bench*.py run small ones",
     "docs/compare.md": "needs WorldSense and a 7B model; tests/test_compare*.py run on clips of our own",
     "docs/lmms_eval.md": "needs lmms-eval; tests/eval_env run it in an environment of its own",
@@ -133,24 +139,24 @@ def reason(page: str, text: str) -> str | None:
 @pytest.fixture(autouse=True)
 def _loads_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """`omnidrop.load` and the command find the shipped tiny model where a page names a hub id; nothing else changes."""
-    load = prompt.load
+    load = loading.load
 
     def tiny(name: Any = None, dtype: Any = None, device: Any = None, attn_implementation: Any = None) -> Any:
         if name is not None and not Path(name).exists():
             assert name in HUB_IDS, f"{name} is no hub id that this project speaks of"
-            name = prompt.TINY
+            name = loading.TINY
         if not torch.cuda.is_available() and str(device).startswith(("cuda", "auto")):
             device = None
         return load(name, dtype, device, "sdpa" if attn_implementation == "flash_attention_2" else attn_implementation)
 
-    monkeypatch.setattr(prompt, "load", tiny)
+    monkeypatch.setattr(loading, "load", tiny)
 
 
 @pytest.fixture(autouse=True)
 def _desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with copies of what pages name; what blocks write stays in it."""
     monkeypatch.setattr(memory, "_give_back", lambda: None)  # collecting garbage costs more than the tiny answers
-    demo = prompt.TINY.parent / "demo.mp4"
+    demo = loading.TINY.parent / "demo.mp4"
     shipped = tmp_path / "src/omnidrop/assets"
     shipped.mkdir(parents=True)
     for copy in (shipped / "demo.mp4", tmp_path / "clip.mp4", tmp_path / "lecture.mp4"):
@@ -216,7 +222,11 @@ def test_every_block_of_the_page_runs(
 
 
 def test_every_page_with_code_is_known_here() -> None:
-    pages = ["README.md", *(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
+    pages = [
+        "README.md",
+        "CONTRIBUTING.md",
+        *(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")),
+    ]
     with_code = {page for page in pages if blocks(page)}
     assert with_code == {*PAGES, *NO_PAGES}, "add the page to PAGES, or to NO_PAGES with the reason"
 
@@ -258,12 +268,22 @@ def test_the_adapter_of_the_page_is_complete(monkeypatch: pytest.MonkeyPatch) ->
     """docs/add_a_model.md shows an adapter with everything that must be written, and names everything that may be."""
     from inspect import isabstract
 
-    from omnidrop.models.base import Adapter
+    from omnidrop.models import base
 
     names: dict[str, Any] = {"__name__": "omnidrop.models.my_omni", "__package__": "omnidrop.models"}
     exec(next(each.code for each in blocks("docs/add_a_model.md") if each.language == "python"), names)
-    assert not isabstract(names["MyOmni"])
+    assert not any(isabstract(names[name]) for name in ("MyDecoder", "MyAudio", "MyVision"))
     text = (ROOT / "docs/add_a_model.md").read_text(encoding="utf-8")
     derived = {"config", "shape", "sizes_of"}  # follow from the others
-    missing = [name for name in vars(Adapter) if name[0] != "_" and name not in derived and f"`{name}" not in text]
+    ports = (
+        base.Port,
+        base.Decoder,
+        base.Encoder,
+        base.AudioEncoder,
+        base.VisionEncoder,
+        base.PromptFormat,
+        base.Adapter,
+    )
+    said = {name for port in ports for name in vars(port) if name[0] != "_"} - derived
+    missing = [name for name in said if f"`{name}" not in text]
     assert not missing, f"docs/add_a_model.md says nothing of {missing}"

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from cases import MEDIA, greedy, model_of
+from cases import MEDIA, cache_of, greedy, model_of, with_cache
 from prompts import Video, batch, prompt
 from snapshot import same_bits, state
 from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
 import omnidrop
+
+pytestmark = pytest.mark.slow
 
 METHOD = omnidrop.OmniDrop(keep=0.3)
 SettingError, InputError, ModelError = omnidrop.SettingError, omnidrop.InputError, omnidrop.ModelError
@@ -114,7 +116,7 @@ def _media_on_a_filled_cache(model: Any, row: Any) -> None:
     second = prompt(row.family, MEDIA["video"], seed=5)
     ids = torch.cat([first.sequences, second.inputs["input_ids"]], 1)
     inputs = {**second.inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    greedy(model, inputs, 2, past_key_values=first.past_key_values)
+    greedy(model, inputs, 2, **with_cache(cache_of(first)))
 
 
 def _with_4d_mask(model: Any, row: Any) -> None:
@@ -143,7 +145,7 @@ REFUSED: dict[str, tuple[type[Exception], str, Callable[[Any, Any], Any]]] = {
     ),
     "static cache": (
         ModelError, r"StaticCache.*DynamicCache",
-        lambda model, row: greedy(model, row.inputs, 2, past_key_values=_static(model)),
+        lambda model, row: greedy(model, row.inputs, 2, **with_cache(_static(model))),
     ),
     "prompt lookup": (
         ModelError, r"assisted decoding.*prompt_lookup_num_tokens.*without it",
@@ -198,7 +200,7 @@ def test_nested(family: str) -> None:
             with pytest.raises(ModelError, match=r"being pruned already.*leave"), omnidrop.prune(inner, METHOD):
                 pass
             pruned = greedy(full.thinker, row.inputs, 2)  # the outer one is still at work
-        assert pruned.past_key_values.layers[-1].keys.shape[-2] < row.length
+        assert cache_of(pruned).layers[-1].keys.shape[-2] < row.length
         assert state(full) == before
     with omnidrop.prune(full, METHOD), omnidrop.prune(model_of(family), METHOD):
         pass  # two models at once are fine

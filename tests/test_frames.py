@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from omnidrop.select import frames
+from omnidrop.core.select import frames
 
 
 def test_interleaved_by_hand():
@@ -21,6 +21,22 @@ def test_interleaved_by_hand():
     assert mixed[0].tolist() == spatial[0].tolist()
     assert mixed[1].tolist() == pytest.approx([-1.0, 0.0, -1.0])  # minus the cosine to frame 0, place by place
     assert mixed[2].tolist() == pytest.approx([0.0, 0.0, 0.0])
+
+
+def test_novelty_where_tokens_are_missing_is_that_since_the_latest_at_the_place():
+    generator = torch.Generator().manual_seed(3)
+    grid, left = torch.randn(6, 5, 4, generator=generator), torch.rand(6, 5, generator=generator) < 0.6
+    index = left.flatten().nonzero()[:, 0]
+    found = frames.novelty_at(grid.flatten(0, 1)[index], index % 5).tolist()
+    for token, value in zip(index.tolist(), found, strict=True):
+        frame, place = divmod(token, 5)
+        before = max((f for f in range(frame) if left[f, place]), default=None)
+        wanted = (
+            1.0 if before is None else 1.0 - torch.cosine_similarity(grid[frame, place], grid[before, place], dim=0)
+        )
+        assert value == pytest.approx(float(wanted), abs=1e-6)
+    everything = torch.arange(30)
+    assert torch.allclose(frames.novelty_at(grid.flatten(0, 1), everything % 5).view(6, 5), frames.novelty(grid))
 
 
 def test_in_parts(monkeypatch):

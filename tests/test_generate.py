@@ -11,10 +11,12 @@ import oracle
 import pytest
 import tiny
 import torch
-from cases import BATCH, EXPANDS_PICTURES, MEDIA, cache_layers, greedy, model_of
+from cases import BATCH, EXPANDS_PICTURES, MEDIA, cache_layers, cache_of, greedy, model_of, with_cache
 from prompts import Prompt, batch, prompt
 
 import omnidrop
+
+pytestmark = pytest.mark.slow
 
 FAMILIES = ["qwen2_5", "qwen3"]
 P_INIT, P_FINAL = 0.05, 0.45
@@ -132,12 +134,12 @@ def test_a_second_turn_of_text(family: str, evict: bool) -> None:
         first = greedy(model, row.inputs, 4)
         ids = torch.cat([first.sequences, torch.tensor([turn])], 1)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        second = greedy(model, inputs, STEPS, past_key_values=first.past_key_values)
+        second = greedy(model, inputs, STEPS, **with_cache(cache_of(first)))
     forced = first.sequences[0, row.length :].tolist() + turn
     run = expected(model, row, forced, len(forced) + STEPS, evict=evict)
     assert second.sequences[0, ids.shape[1] :].tolist() == run.tokens[len(forced) :]
     close(torch.cat(second.logits), run.logits[len(forced) :])
-    held = [keys.shape[-2] for keys, _ in cache_layers(second.past_key_values)]
+    held = [keys.shape[-2] for keys, _ in cache_layers(cache_of(second))]
     assert held == [size + len(forced) + STEPS for size in run.kv_lengths]
 
 
@@ -152,7 +154,7 @@ def test_a_second_turn_of_text_in_a_padded_batch(family: str) -> None:
         ids = torch.cat([first.sequences, turn], 1)
         grown = (0, ids.shape[1] - inputs["attention_mask"].shape[1])
         mask = torch.nn.functional.pad(inputs["attention_mask"], grown, value=1)
-        second = greedy(model, {"input_ids": ids, "attention_mask": mask}, 4, past_key_values=first.past_key_values)
+        second = greedy(model, {"input_ids": ids, "attention_mask": mask}, 4, **with_cache(cache_of(first)))
     for b, row in enumerate(rows):
         forced = ids[b, inputs["input_ids"].shape[1] :].tolist()
         run = expected(model, row, forced, len(forced) + 4)
@@ -170,7 +172,7 @@ def test_half_precision(family: str, dtype: torch.dtype, attention: str) -> None
     with omnidrop.prune(model, DROP) as trace:
         out = greedy(model, batch(rows), STEPS)
     assert all(torch.isfinite(step).all() for step in out.logits)
-    assert {keys.dtype for keys, _ in cache_layers(out.past_key_values)} == {dtype}
+    assert {keys.dtype for keys, _ in cache_layers(cache_of(out))} == {dtype}
     full = model_of(family)
     for b, row in enumerate(rows):
         exact = Prompt(**{**vars(row), "inputs": prompt(family, MEDIA[BATCH[b]], seed=16 + b).inputs})

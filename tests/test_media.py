@@ -15,8 +15,11 @@ import pytest
 import torch
 
 import omnidrop
-from omnidrop import media, prompt
+from omnidrop import loading, media, prompt
 from omnidrop.errors import InputError, MediaError, ModelError, SettingError
+from omnidrop.media.pictures import ToArray
+
+pytestmark = pytest.mark.slow
 
 av = pytest.importorskip("av")
 
@@ -174,8 +177,8 @@ def test_thinning_to_an_odd_number_gives_an_even_one(tmp_path: Path) -> None:
 
 def test_only_wanted_pictures_are_converted_and_they_are_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    convert = media._ToArray.__call__
-    monkeypatch.setattr(media._ToArray, "__call__", lambda self, frame: calls.append(1) or convert(self, frame))
+    convert = ToArray.__call__
+    monkeypatch.setattr(ToArray, "__call__", lambda self, frame: calls.append(1) or convert(self, frame))
     clip = media.read(write(tmp_path / "a.mp4", 8.0, size=(320, 240)), max_frames=4, max_pixels=1_000)
     height, width = clip.frames.shape[1:3]
     assert len(calls) == 4 and height * width <= 1_000 and abs(width / height - 4 / 3) < 0.05
@@ -283,7 +286,14 @@ def test_missing_folder_empty_and_text_files(tmp_path: Path) -> None:
 
 def test_subtitles_hold_neither_pictures_nor_sound(tmp_path: Path) -> None:
     (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nHello\n\n")
-    refused("holds neither pictures nor sound", tmp_path / "a.srt")
+    refused("is a text file", tmp_path / "a.srt")
+    with av.open(str(tmp_path / "a.srt")) as source, av.open(str(tmp_path / "a.mkv"), "w") as out:
+        stream = out.add_stream_from_template(source.streams.subtitles[0])
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    refused("holds neither pictures nor sound", tmp_path / "a.mkv")
 
 
 def test_damaged_image(tmp_path: Path) -> None:
@@ -352,12 +362,12 @@ def test_options_out_of_range(tmp_path: Path, options: dict[str, int]) -> None:
 
 @pytest.fixture(scope="module")
 def tiny() -> tuple[object, object]:
-    return prompt.load()
+    return loading.load()
 
 
 @pytest.fixture(scope="module")
 def demo() -> media.Media:
-    return media.read(prompt.TINY.parent / "demo.mp4")
+    return media.read(loading.TINY.parent / "demo.mp4")
 
 
 QUESTION = "what color is the circle ?"
@@ -458,6 +468,39 @@ def test_system_text_comes_first(tiny: tuple, demo: media.Media) -> None:
     assert "you are red" in words and "helpful" not in words
 
 
+def test_clips_are_processed_once_for_several_questions(tiny: tuple, demo: media.Media) -> None:
+    clips = [demo, replace(demo, kind="audio", frames=None)]
+    processed = prompt.process(tiny[1], clips, system="be brief")
+    for question in (QUESTION, "what ?"):
+        ours, whole = processed.ask(tiny[1], question), prompt.build(tiny[1], clips, question, system="be brief")
+        assert ours.keys() == whole.keys()
+        for name, value in whole.items():
+            assert torch.equal(ours[name], value) if isinstance(value, torch.Tensor) else ours[name] == value, name
+
+
+def test_pixel_values_are_not_copied(tiny: tuple, demo: media.Media) -> None:
+    clips = prompt.process(tiny[1], demo)
+    for question in (QUESTION, "name the animal ?"):
+        inputs = clips.ask(tiny[1], question)
+        for name in ("pixel_values_videos", "input_features"):
+            assert inputs[name].data_ptr() == clips.tensors[name].data_ptr(), name
+
+
+def test_prompts_are_padded_on_the_left(tiny: tuple, demo: media.Media) -> None:
+    processor = tiny[1]
+    short = replace(demo, frames=demo.frames[:4], waveform=demo.waveform[: 2 * demo.sample_rate])
+    one, other = (prompt.build(processor, clip, QUESTION) for clip in (demo, short))
+    batch = prompt.collate(processor, [one, other])
+    gap = one["input_ids"].shape[1] - other["input_ids"].shape[1]
+    assert gap > 0 and batch["input_ids"].shape == one["input_ids"].squeeze(0).expand(2, -1).shape
+    assert (batch["input_ids"][1, :gap] == processor.tokenizer.pad_token_id).all()
+    assert torch.equal(batch["input_ids"][1, gap:], other["input_ids"][0])
+    assert batch["attention_mask"].sum(1).tolist() == [one["input_ids"].shape[1], other["input_ids"].shape[1]]
+    mask = batch["feature_attention_mask"]
+    assert mask.shape[0] == 2 and int(mask[1].sum()) == int(other["feature_attention_mask"].sum())
+    assert torch.equal(batch["pixel_values_videos"][-len(other["pixel_values_videos"]) :], other["pixel_values_videos"])
+
+
 def test_a_placeholder_in_the_question_is_refused(tiny: tuple, demo: media.Media) -> None:
     with pytest.raises(InputError, match="the question or the system text must not contain"):
         prompt.build(tiny[1], demo, f"what is {tiny[1].video_token} ?")
@@ -475,10 +518,10 @@ def test_small_limit_lowers_the_processors_minimum(tiny: tuple, tmp_path: Path) 
     try:
         processor.video_processor.size = {"shortest_edge": 3_136, "longest_edge": 12_845_056}  # of the real checkpoints
         clip = media.read(write(tmp_path / "a.mp4", 1.0, size=(1280, 720)))
-        paper = prompt.build(processor, clip, "")
+        paper = prompt.build(processor, clip, QUESTION)
         assert paper["video_grid_thw"].tolist() == [[1, 18, 32]]  # 144 tokens: 288 a chunk of 2 s, the paper's number
         small = media.read(tmp_path / "a.mp4", max_pixels=28 * 28 * 32)
-        assert prompt.build(processor, small, "", max_pixels=28 * 28 * 32)["video_grid_thw"].prod() // 4 <= 40
+        assert prompt.build(processor, small, QUESTION, max_pixels=28 * 28 * 32)["video_grid_thw"].prod() // 4 <= 40
     finally:
         processor.video_processor.size = saved
 
@@ -488,14 +531,14 @@ def test_small_limit_lowers_the_processors_minimum(tiny: tuple, tmp_path: Path) 
 
 def test_load_refuses(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no folder"):
-        prompt.load(tmp_path / "none")
+        loading.load(tmp_path / "none")
     with pytest.raises(ModelError, match="no model at"):
-        prompt.load(tmp_path)
+        loading.load(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ModelError, match=r"of type 'llama'; supported: qwen2_5_omni, "):
-        prompt.load(tmp_path)
+        loading.load(tmp_path)
     with pytest.raises(SettingError, match="dtype is 'int7'; choose float32"):
-        prompt.load(dtype="int7")
+        loading.load(dtype="int7")
 
 
 def full_checkpoint(folder: Path) -> Path:
@@ -505,21 +548,21 @@ def full_checkpoint(folder: Path) -> Path:
     from safetensors.torch import load_file, save_file
 
     folder.mkdir()
-    weights = load_file(prompt.TINY / "model.safetensors")
+    weights = load_file(loading.TINY / "model.safetensors")
     save_file(
         {f"thinker.{name}": tensor for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"}
     )
-    thinker = json.loads((prompt.TINY / "config.json").read_text())
+    thinker = json.loads((loading.TINY / "config.json").read_text())
     config = {"architectures": ["Qwen2_5OmniModel"], "model_type": "qwen2_5_omni", "thinker_config": thinker}
     (folder / "config.json").write_text(json.dumps(config))
-    for file in prompt.TINY.iterdir():
+    for file in loading.TINY.iterdir():
         if file.name not in ("config.json", "model.safetensors"):
             (folder / file.name).write_bytes(file.read_bytes())
     return folder
 
 
 def test_the_thinker_of_a_full_checkpoint(tiny: tuple, tmp_path: Path) -> None:
-    model, processor = prompt.load(full_checkpoint(tmp_path / "full"), dtype="float32", device="cpu")
+    model, processor = loading.load(full_checkpoint(tmp_path / "full"), dtype="float32", device="cpu")
     expected = tiny[0].state_dict()
     assert model.state_dict().keys() == expected.keys()
     assert all(torch.equal(tensor.cpu(), expected[name].cpu()) for name, tensor in model.state_dict().items())
@@ -534,7 +577,7 @@ def test_missing_weights_are_refused(tmp_path: Path) -> None:
     weights.pop("thinker.lm_head.weight")
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"lacks 1 weights .*lm_head.weight"):
-        prompt.load(folder)
+        loading.load(folder)
 
 
 def test_the_other_family(tmp_path: Path, demo: media.Media) -> None:
@@ -557,7 +600,7 @@ def _qwen3(folder: Path, image: type, video: type, whole: type, ears: type) -> t
 
     factor = {"patch_size": models.PATCH, "merge_size": 2, "temporal_patch_size": 2}
     size = {"shortest_edge": 3 * 3 * 64, "longest_edge": 3 * 3 * 64}
-    tokenizer = prompt.load()[1].tokenizer
+    tokenizer = loading.load()[1].tokenizer
     words = {
         "<|VIDEO|>": models.Ids.VIDEO,
         "<|AUDIO|>": models.Ids.AUDIO,
@@ -572,7 +615,7 @@ def _qwen3(folder: Path, image: type, video: type, whole: type, ears: type) -> t
         video_processor=video(size=size, cap_pixels_per_frame=False, **factor),
         feature_extractor=ears(feature_size=models.MEL_BINS),
         tokenizer=tokenizer,
-        chat_template=prompt.load()[1].chat_template,
+        chat_template=loading.load()[1].chat_template,
     )
     model = models.qwen3_thinker()
     for word, index in words.items():  # the tiny tokenizer's ids, in the tiny model's config
@@ -582,7 +625,7 @@ def _qwen3(folder: Path, image: type, video: type, whole: type, ears: type) -> t
                 setattr(model.config, name, own)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    return prompt.load(folder, dtype="float32", device="cpu")
+    return loading.load(folder, dtype="float32", device="cpu")
 
 
 def test_importing_media_imports_no_decoder() -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnidrop.select import merge
+from omnidrop.core.select import merge
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:

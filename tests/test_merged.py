@@ -37,7 +37,7 @@ class InLayer(Method):
     merge: bool = True
 
     def plan(self, budget):
-        return [budget.entering // 2 if layer == 2 else 0 for layer in range(budget.layers)]
+        return [budget.input_count // 2 if layer == 2 else 0 for layer in range(budget.layers)]
 
     def at_layer(self, view, k):
         n = len(view.modality)

@@ -12,6 +12,8 @@ from omnidrop import SettingError
 from omnidrop.methods.audio_guided import clips_of
 from omnidrop.methods.dash import DASH, frame_counts, uniqueness
 
+pytestmark = pytest.mark.slow
+
 SCALES = (0.125, 0.25, 0.5, 1.0, 2.0)
 
 
@@ -24,11 +26,23 @@ def test_uniqueness_by_hand():
 
 
 def test_audio_score_by_hand():
-    # p: 1, 0, then the cosine of (3, 4) and (4, 3), 0.96: 0.02. Uniqueness over its maximum: 0, 0, 1 (channels 0 and 1
-    # vary least). Attention over its maximum: 0.25, 1, 0.5
+    # p over its maximum: 1, 0, then the cosine of (3, 4) and (4, 3), 0.96: 0.02. Uniqueness as it is, of channels 0 and
+    # 1, which vary least: as above, 0, 0, 1 - far / near. Attention over its maximum: 0.25, 1, 0.5
+    near, far = (sum(math.exp(-d / (2 * a)) for a in SCALES) for d in (2 / 225, 8 / 225))
     tokens = torch.tensor([[3.0, 4.0], [3.0, 4.0], [4.0, 3.0]])
     scores = DASH().audio_scores(torch.cat([tokens, 2 * tokens], 1), torch.tensor([1.0, 4.0, 2.0]))
-    assert scores.tolist() == pytest.approx([0.4 + 0.3 * 0.25, 0.3, 0.4 * 0.02 + 0.3 + 0.3 * 0.5], abs=1e-5)
+    assert scores.tolist() == pytest.approx(
+        [0.4 + 0.3 * 0.25, 0.3, 0.4 * 0.02 + 0.3 * (1 - far / near) + 0.3 * 0.5], abs=1e-5
+    )
+
+
+def test_even_frames_keep_what_is_not_crowded():
+    # 5 tokens at 0, 0, 10, 60, 90 degrees; mean cosine to the two nearest: (1 + cos 10) / 2 twice, cos 10, (cos 30 +
+    # cos 50) / 2 = .754, (cos 30 + cos 80) / 2 = .52. The loneliest stay: 90, then 60, then 10
+    grid = torch.tensor([[[math.cos(math.radians(a)), math.sin(math.radians(a))] for a in (0, 0, 10, 60, 90)]])
+    view = sample([(1, 5, 0)], features=grid[0])
+    for n, kept in ((1, [4]), (2, [3, 4]), (3, [2, 3, 4])):
+        assert DASH(k=2).choose(view, n).kept.tolist() == kept
 
 
 def test_frame_counts_by_hand():

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from omnidrop import SettingError
-from omnidrop.budget import Budget, DecoderShape
+from omnidrop.core.budget import DecoderShape, TokenCounts
+from omnidrop.core.tokens import Modality
 from omnidrop.methods.base import InputView
 from omnidrop.methods.divprune import DivPrune
-from omnidrop.tokens import Modality
 
 SHAPE = DecoderShape(layers=4, hidden=4, heads=1, kv_heads=1, head_dim=4, mlp=12, vocabulary=9, bytes_per_value=2)
 
@@ -21,8 +21,8 @@ def view_of(kinds: list[int], chunks: list[int], features: torch.Tensor) -> Inpu
     zeros = torch.zeros(n, dtype=torch.long)
     return InputView(
         modality=torch.tensor(kinds), item=zeros, frame=zeros, chunk=torch.tensor(chunks), features=features,
-        question=torch.zeros(1, features.shape[1]), key=0, runs=[], max_chunk=max(chunks),
-        budget=Budget(layers=4, total=n, entering=n, text=5, shape=SHAPE),
+        question=torch.zeros(1, features.shape[1]), prompt_hash=0, runs=[], max_chunk=max(chunks),
+        budget=TokenCounts(layers=4, total=n, input_count=n, text=5, shape=SHAPE),
     )  # fmt: skip
 
 

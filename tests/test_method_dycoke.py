@@ -6,8 +6,11 @@ import pytest
 import torch
 from views import AUDIO, SAMPLES, VIDEO, sample, without_content
 
-from omnidrop import SettingError, select
+from omnidrop import SettingError
+from omnidrop.core import select
 from omnidrop.methods.dycoke import DyCoke
+
+pytestmark = pytest.mark.slow
 
 
 def test_by_hand():
@@ -73,3 +76,49 @@ def test_says_what_it_cannot_reach():
 def test_watches_the_audio_encoder_only_if_audio_goes():
     assert DyCoke().saliency == () and DyCoke(keep=1.0, audio_keep=0.5).saliency == ()
     assert [kind.name for kind in DyCoke(audio_keep=0.5).saliency] == ["AUDIO"]
+
+
+def test_sound_is_thinned_as_video_is():
+    # seconds of 2 tokens; 9 tokens are four whole seconds and one token. Seconds 1, 3 and 2 are compared with 0, 2, 0
+    e, n = [1.0, 0.0], [0.0, 1.0]
+    features = torch.tensor([e, n, e, e, n, n, e, n, e])
+    view = sample([(0, 0, 9)], features=features, sounds=9, width=2)
+    method = DyCoke(media="both", audio_frame=2)
+    assert method.least(view.runs, view.budget) == 3
+    # cosines: second 1: 1, 0; 2: 0, 1; 3: 0, 1. Three tokens go, one of each: 2, 5, 7
+    assert method.choose(view, 6).tolist() == [0, 1, 3, 4, 6, 8]
+    assert method.choose(view, 3).tolist() == [0, 1, 8]
+    assert method.saliency == ()
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_both_modalities_lose_the_same_share_of_their_later_frames(name):
+    view, method = sample(SAMPLES[name]), DyCoke(media="both", audio_frame=5)
+    whole = {kind: 0 for kind in (AUDIO, VIDEO)}
+    for kind, _, tokens, frames in view.runs:
+        count, size = (frames, tokens // frames) if kind == VIDEO else (tokens // 5, 5)
+        whole[kind] += tokens - size * (count - -(-count // 4))
+    floor, total = sum(whole.values()), view.budget.total
+    assert method.least(view.runs, view.budget) == floor
+    for n in range(max(floor, 1), total):
+        kept = method.choose(view, n)
+        assert len(kept) == n and kept.tolist() == sorted(set(kept.tolist()))
+        share = (n - floor) / max(total - floor, 1)
+        for kind in (AUDIO, VIDEO):
+            there = int((view.modality == kind).sum())
+            stays = whole[kind] + share * (there - whole[kind])
+            assert abs(int((view.modality[kept] == kind).sum()) - stays) < len(view.runs) + 1
+        assert method.choose(without_content(view), n).shape == (n,)
+
+
+def test_wrong_ways_to_thin_audio():
+    for settings, says in (
+        ({"media": "audio"}, "media is 'audio'; choose 'video' or 'both'"),
+        ({"audio_frame": 0}, "audio_frame is 0; it must be a whole number, 1 or more"),
+        ({"media": "both", "audio_keep": 0.5}, "media='both' and audio_keep=0.5 are two ways to thin audio"),
+    ):
+        with pytest.raises(SettingError, match=says):
+            DyCoke(**settings)
+    view = sample([(4, 10, 20)])
+    assert "audio whole" in DyCoke(audio_keep=0.5).extrapolated(view.runs, view.budget)
+    assert DyCoke(media="both").extrapolated(view.runs, view.budget) == ""

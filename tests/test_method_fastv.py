@@ -8,23 +8,28 @@ import pytest
 import torch
 
 from omnidrop import FastV, SettingError
-from omnidrop.budget import Budget, DecoderShape, counts_of
+from omnidrop.core.budget import DecoderShape, TokenCounts, counts_of
 
 # projections and MLP only count tokens here: flops(n) = 2 n * 4 * (8 + 8) + 2 * 4 n (n + 1) + 2 n * 4 * 12
 SHAPE = DecoderShape(layers=10, hidden=4, heads=1, kv_heads=1, head_dim=4, mlp=12, vocabulary=9, bytes_per_value=2)
-BUDGET = Budget(layers=10, total=100, entering=100, text=25, shape=SHAPE)
+BUDGET = TokenCounts(layers=10, total=100, input_count=100, text=25, shape=SHAPE)
 
 
 @pytest.mark.parametrize(
     ("word", "keep", "drop"),
     [
-        ("layers", 0.5, 71),  # (3 * 100 + 7 * 29) / 1000 = .503; 30 would give .51, 28 give .496
-        ("kv", 0.5, 89),  # (3 * 125 + 7 * (25 + 11)) / 1250 = .5016; 10 would give .496
+        ("layers", 0.5, 62),  # (2 * 100 + 8 * 38) / 1000 = .504; 37 gives .496: of equals the first that is tried
+        ("kv", 0.5, 78),  # (2 * 125 + 8 * (25 + 22)) / 1250 = .5008; 21 would give .4944
         ("input", 1.0, 0),
     ],
 )
 def test_the_share_is_solved(word, keep, drop):
-    assert FastV(keep=keep, budget=word).plan(BUDGET) == [0, 0, drop, 0, 0, 0, 0, 0, 0, 0]
+    assert FastV(keep=keep, budget=word).plan(BUDGET) == [0, drop, 0, 0, 0, 0, 0, 0, 0, 0]
+
+
+def test_the_other_reading_of_k():
+    # three layers see everything: (3 * 100 + 7 * 29) / 1000 = .503; 30 would give .51, 28 give .496
+    assert FastV(keep=0.5, layer=2).plan(BUDGET) == [0, 0, 71, 0, 0, 0, 0, 0, 0, 0]
 
 
 def test_flops_count_the_square_of_the_sequence():
@@ -32,13 +37,13 @@ def test_flops_count_the_square_of_the_sequence():
         return 2 * n * 4 * 16 + 8 * n * (n + 1) + 2 * n * 4 * 12
 
     (drop,) = {k for k in FastV(keep=0.6, budget="flops").plan(BUDGET) if k}
-    shares = {k: (3 * flops(125) + 7 * flops(125 - k)) / (10 * flops(125)) for k in range(101)}
+    shares = {k: (2 * flops(125) + 8 * flops(125 - k)) / (10 * flops(125)) for k in range(101)}
     assert drop == min(shares, key=lambda k: abs(shares[k] - 0.6))
 
 
 def test_what_cannot_be_reached_is_refused_with_the_range():
-    with pytest.raises(SettingError, match=r"keep=0.2 cannot be reached.*FastV after layer 2 keeps 0\.300 to 1\.000"):
-        FastV(keep=0.2).plan(BUDGET)
+    with pytest.raises(SettingError, match=r"keep=0.1 cannot be reached.*FastV after layer 1 keeps 0\.200 to 1\.000"):
+        FastV(keep=0.1).plan(BUDGET)
     with pytest.raises(SettingError, match=r"budget='input'.*keeps 1\.000 to 1\.000"):
         FastV(keep=0.5, budget="input").plan(BUDGET)
     with pytest.raises(SettingError, match="layer is 9, but the decoder has 10 layers: none is left to prune"):
@@ -46,7 +51,7 @@ def test_what_cannot_be_reached_is_refused_with_the_range():
 
 
 def test_everything_may_leave():
-    assert counts_of(FastV(keep=0.3).plan(BUDGET), 100) == [100] * 3 + [0] * 7
+    assert counts_of(FastV(keep=0.2).plan(BUDGET), 100) == [100] * 2 + [0] * 8
 
 
 def test_the_lowest_scores_leave():

@@ -12,7 +12,8 @@ import torch
 from views import SAMPLES, sample, without_content
 
 from omnidrop import SettingError
-from omnidrop.budget import Budget, DecoderShape, counts_of
+from omnidrop.core.budget import DecoderShape, TokenCounts, counts_of
+from omnidrop.core.tokens import Modality
 from omnidrop.methods.base import InputView
 from omnidrop.methods.omnipack import (
     OmniPack,
@@ -24,7 +25,6 @@ from omnidrop.methods.omnipack import (
     relevance,
     video_event,
 )
-from omnidrop.tokens import Modality
 
 SHAPE = DecoderShape(layers=28, hidden=8, heads=2, kv_heads=1, head_dim=4, mlp=24, vocabulary=9, bytes_per_value=2)
 
@@ -45,7 +45,7 @@ def view_of(clips: list[tuple[int, int, int]], **given) -> InputView:
     return replace(
         view,
         saliency=torch.rand(n, generator=torch.Generator().manual_seed(5)),
-        budget=Budget(layers=28, total=n, entering=n, text=7, shape=SHAPE),
+        budget=TokenCounts(layers=28, total=n, input_count=n, text=7, shape=SHAPE),
     )
 
 
@@ -59,7 +59,9 @@ def layer_view(modality: list[int], hidden: torch.Tensor, question: torch.Tensor
 
 def test_the_papers_tier_by_hand():
     # 25 % enter, half of them leave after layer 18: 12.5 % go on
-    plan = OmniPack(keep=0.25, budget="input").plan(Budget(layers=28, total=1000, entering=250, text=9, shape=SHAPE))
+    plan = OmniPack(keep=0.25, budget="input").plan(
+        TokenCounts(layers=28, total=1000, input_count=250, text=9, shape=SHAPE)
+    )
     assert plan == [0] * 18 + [125] + [0] * 9
     assert [nominal(n, 1000) for n in (1000, 800, 500, 499, 3, 0)] == [1000, 640, 250, 250, 2, 0]
 
@@ -69,17 +71,17 @@ def test_layer_mean_by_hand():
     # decoder keeps (.27 * 80 * 28 - 19 * 26) / 9 = 12.3: 12
     method, view = OmniPack(keep=0.27), view_of([(5, 12, 20)])
     assert len(method.at_input(view).kept) == 26
-    assert method.plan(replace(view.budget, entering=26)) == [0] * 18 + [26 - 12] + [0] * 9
+    assert method.plan(replace(view.budget, input_count=26)) == [0] * 18 + [26 - 12] + [0] * 9
 
 
 @pytest.mark.parametrize("word", ["layers", "input", "flops", "kv"])
 @pytest.mark.parametrize("keep", [0.15, 0.35, 0.6, 0.9])
 def test_every_budget_is_met_with_one_knob(word, keep):
     method, view = OmniPack(keep=keep, budget=word), view_of([(9, 24, 40), (6, 30, 0)])
-    entering = len(method.at_input(view).kept)
-    counts = counts_of(method.plan(replace(view.budget, entering=entering)), entering)
+    input_count = len(method.at_input(view).kept)
+    counts = counts_of(method.plan(replace(view.budget, input_count=input_count)), input_count)
     assert abs(view.budget.share(word, counts, evict=True) - keep) <= view.budget.slack
-    assert abs(counts[-1] - nominal(entering, view.budget.total)) <= 3  # the paper's proportion, up to rounding
+    assert abs(counts[-1] - nominal(input_count, view.budget.total)) <= 3  # the paper's proportion, up to rounding
 
 
 def test_keep_everything_is_no_pruning():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from views import AUDIO, SAMPLES, VIDEO, sample, without_content
 from omnidrop import SettingError
 from omnidrop.methods.audio_guided import clips_of
 from omnidrop.methods.omnizip import OmniZip, chunk_shares
+
+pytestmark = pytest.mark.slow
 
 CLAMP, NAN = (0.35, 0.75), float("nan")
 
@@ -55,8 +58,20 @@ def test_published_settings():
         kept = OmniZip(keep=keep).at_input(view).kept
         heard = int((view.modality[kept] == AUDIO).sum())
         assert (heard, len(kept) - heard) == (round((1 - rho_audio) * 500) + 25, round((1 - rho_video) * 2880))
-    with pytest.raises(SettingError, match=r"OmniZip keeps 0\.294 to"):
-        OmniZip(keep=0.25).at_input(view)
+    for keep in (1527 / 3380, 0.4, 1189 / 3380):
+        assert OmniZip(keep=keep).extrapolated(view.runs, replace(view.budget, input_count=round(3380 * keep))) == ""
+
+
+def test_audio_goes_on_alone_where_the_video_may_drop_no_more():
+    view = sample([(20, 144, 500)], sounds=50, width=4)  # a quarter of the video is 720
+    for n, heard in ((900, 180), (800, 80), (745, 25)):
+        kept = OmniZip(keep=n / 3380).at_input(view).kept
+        assert (len(kept), int((view.modality[kept] == AUDIO).sum())) == (n, heard)
+    told = OmniZip().extrapolated(view.runs, replace(view.budget, input_count=800))
+    assert told == "(rho_a, rho_v) = 0.89, 0.75; the paper has 0.3, 0.6 to 0.4, 0.7"  # 80 are 25 anchors and 55
+    assert OmniZip(clamp=False).extrapolated(view.runs, replace(view.budget, input_count=1300)) == "clamp lifted"
+    with pytest.raises(SettingError, match=r"OmniZip keeps 0\.220 to 0\.702"):
+        OmniZip(keep=0.21).at_input(view)
 
 
 def test_audio_by_hand():
@@ -113,12 +128,12 @@ def test_every_count_within_reach(name, alike, dtype):
 
 def test_the_clamp_has_two_ends():
     view = sample([(6, 10, 60)])  # 60 video and 60 audio tokens, 3 of them anchors
-    # rho_v 0.75: rho_a 0.5: 30 + 3 + 15 = 48 = 0.4; rho_v 0.35: rho_a 0.175: 50 (49.5 rounds up) + 3 + 39 = 92
-    with pytest.raises(SettingError, match=r"keep=0\.3 cannot be reached: .* OmniZip keeps 0\.400 to 0\.767"):
-        OmniZip(keep=0.3).at_input(view)
-    with pytest.raises(SettingError, match=r"keep=0\.9 cannot be reached: .* OmniZip keeps 0\.400 to 0\.767"):
+    # rho_v 0.75 and no audio but the anchors: 3 + 15 = 18 = 0.15; rho_v 0.35 and all audio: 60 + 39 = 99
+    with pytest.raises(SettingError, match=r"keep=0\.1 cannot be reached: .* OmniZip keeps 0\.150 to 0\.825"):
+        OmniZip(keep=0.1).at_input(view)
+    with pytest.raises(SettingError, match=r"keep=0\.9 cannot be reached: .* OmniZip keeps 0\.150 to 0\.825"):
         OmniZip(keep=0.9).at_input(view)
-    assert [len(OmniZip(keep=n / 120).at_input(view).kept) for n in (48, 92)] == [48, 92]
+    assert [len(OmniZip(keep=n / 120).at_input(view).kept) for n in (18, 99)] == [18, 99]
     assert len(OmniZip(keep=0.9, clamp=False).at_input(view).kept) == 108
     assert len(OmniZip(keep=0.1, clamp=False).at_input(view).kept) == 12
     assert OmniZip(keep=1.0).at_input(view) is None

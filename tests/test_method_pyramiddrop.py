@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from omnidrop import SettingError
-from omnidrop.budget import Budget, DecoderShape, counts_of
+from omnidrop.core.budget import DecoderShape, TokenCounts, counts_of
 from omnidrop.methods.pyramiddrop import PyramidDrop
 
 
-def budget(layers: int, total: int, text: int = 20) -> Budget:
+def budget(layers: int, total: int, text: int = 20) -> TokenCounts:
     shape = DecoderShape(
         layers=layers, hidden=4, heads=1, kv_heads=1, head_dim=4, mlp=12, vocabulary=9, bytes_per_value=2
     )
-    return Budget(layers=layers, total=total, entering=total, text=text, shape=shape)
+    return TokenCounts(layers=layers, total=total, input_count=total, text=text, shape=shape)
 
 
 def test_the_papers_pyramid():
@@ -65,7 +65,7 @@ def test_the_lowest_scores_leave():
         ({"first": 0}, r"first is 0; it must lie in \(0.0, 1.0\]"),
         ({"first": 0.6}, "first, second, third are 0.6, 0.5, 0.75; they must not fall"),
         ({"query": "all"}, "query is 'all'; choose one of"),
-        ({"keep": 1.5}, r"keep is 1.5; it must lie in \(0.0, 1.0\]"),
+        ({"keep": 1.5}, r"keep is 1.5; it must lie in \(0, 1\]"),
     ],
 )
 def test_wrong_settings_fail_at_construction(settings, says):

@@ -17,19 +17,21 @@ from views import AUDIO, SAMPLES, VIDEO, sample
 
 import omnidrop
 from omnidrop import SettingError
-from omnidrop.budget import Budget, counts_of
+from omnidrop.core.budget import TokenCounts, counts_of
 from omnidrop.methods.reach import SHAPE
 from omnidrop.methods.seats import SEATS, windowed_quotas
 
 WORDS = ("layers", "input", "flops", "kv")
 
 
-def budget(total: int, entering: int | None = None, text: int = 60) -> Budget:
-    return Budget(layers=28, total=total, entering=total if entering is None else entering, text=text, shape=SHAPE)
+def budget(total: int, input_count: int | None = None, text: int = 60) -> TokenCounts:
+    return TokenCounts(
+        layers=28, total=total, input_count=total if input_count is None else input_count, text=text, shape=SHAPE
+    )
 
 
-def counts(method: SEATS, total: int, entering: int) -> list[int]:
-    return counts_of(method.plan(budget(total, entering)), entering)
+def counts(method: SEATS, total: int, input_count: int) -> list[int]:
+    return counts_of(method.plan(budget(total, input_count)), input_count)
 
 
 # how many -----------------------------------------------------------------------------------------------------------
@@ -79,12 +81,12 @@ def test_the_table_of_modalities(seen, heard):
 def test_every_word_is_met(word, keep, evict):
     method, given_ = SEATS(keep=keep, budget=word, evict=evict), budget(1352)
     kept = method.at_input(view_of_chunks())
-    entering = 1352 if kept is None else len(kept)
-    n = counts(method, 1352, entering)
+    input_count = 1352 if kept is None else len(kept)
+    n = counts(method, 1352, input_count)
     assert given_.share(word, n, evict=evict) == pytest.approx(keep, abs=1e-3)
     assert all(a >= b for a, b in pairwise(n))
     if word == "input":  # the decoder keeps the paper's proportion
-        assert sum(n) / 28 / entering == pytest.approx(1 / 1.4, abs=2e-3)
+        assert sum(n) / 28 / input_count == pytest.approx(1 / 1.4, abs=2e-3)
 
 
 @pytest.mark.parametrize("clip", SAMPLES)
@@ -94,8 +96,8 @@ def test_any_prompt(clip, keep):
     kept = method.at_input(view)
     if kept is not None:
         assert kept.tolist() == sorted(set(kept.tolist())) and len(kept) < len(view.modality)
-    entering = view.budget.total if kept is None else len(kept)
-    n = counts_of(method.plan(replace(view.budget, entering=entering)), entering)
+    input_count = view.budget.total if kept is None else len(kept)
+    n = counts_of(method.plan(replace(view.budget, input_count=input_count)), input_count)
     assert view.budget.share("layers", n) == pytest.approx(keep, abs=0.002 + 1 / view.budget.total)
 
 
@@ -134,6 +136,9 @@ def test_window_quotas_by_hand():
     assert windowed_quotas(mean, size, 8, 0.1).tolist() == [[2, 1], [3, 2]]
     # a window of 3 cannot keep 4 of 8: the other gets them
     assert windowed_quotas(torch.zeros(2, 2), torch.tensor([[1, 3], [2, 6]]), 8, 0.1).sum(0).tolist() == [3, 5]
+    # full windows give what they cannot take to the smallest budget: of 8, by weight 4, 2, 1, 1; rooms 2, 3, 3, 3
+    mean = 0.1 * torch.tensor([[4.0, 2.0, 1.0, 1.0]] * 2).log()
+    assert windowed_quotas(mean, torch.tensor([[1] * 4, [1, 2, 2, 2]]), 8, 0.1).sum(0).tolist() == [2, 2, 2, 2]
     # nothing is wanted of the second window, and yet it keeps one token
     assert windowed_quotas(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), size, 6, 0.01).tolist() == [[2, 0], [3, 1]]
     # one modality only
@@ -152,10 +157,17 @@ def slow_quotas(mean: list[list[float]], size: list[list[int]], total: int, temp
     caps = [size[0][w] + size[1][w] for w in windows]
     floors = [min(cap, 1) if total >= sum(c > 0 for c in caps) else 0 for cap in caps]
 
-    def shares(x: float) -> list[float]:
-        return [min(max(x * (want[0][w] + want[1][w]), floors[w]), caps[w]) for w in windows]
+    both = sum(w > 0 for w in [sum(want[0]), sum(want[1])])
+    given = [min(max(total * (want[0][w] + want[1][w]) / both, floors[w]), caps[w]) for w in windows]
+    over = sum(given) > total
 
-    low, high = 0.0, 1e9
+    def shares(x: float) -> list[float]:
+        """The largest give where there are too many, the smallest take where there are too few."""
+        if over:
+            return [min(given[w], max(x, floors[w])) for w in windows]
+        return [max(given[w], min(x, caps[w])) for w in windows]
+
+    low, high = 0.0, total + 1.0
     for _ in range(200):
         middle = (low + high) / 2
         low, high = (middle, high) if sum(shares(middle)) < total else (low, middle)
@@ -223,7 +235,7 @@ def test_after_the_late_stage_only_text_is_remembered(family):
         ({"temperature": 0}, r"temperature is 0; it must lie in \[0.001, inf\]"),
         ({"evict": "yes"}, "evict is 'yes'; it must be True or False"),
         ({"query": "none"}, "query is 'none'; choose one of"),
-        ({"keep": 2}, r"keep is 2; it must lie in \(0.0, 1.0\]"),
+        ({"keep": 2}, r"keep is 2; it must lie in \(0, 1\]"),
     ],
 )
 def test_wrong_settings_fail_at_construction(wrong, says):

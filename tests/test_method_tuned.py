@@ -9,28 +9,28 @@ import torch
 from views import SAMPLES, VIDEO, sample
 
 from omnidrop import OmniDrop, SettingError, methods
-from omnidrop.budget import Budget, counts_of
+from omnidrop.core.budget import TokenCounts, counts_of
+from omnidrop.core.select import frames
 from omnidrop.methods import Tuned
 from omnidrop.methods.reach import SHAPE
-from omnidrop.select import frames
 
 
-def budget(entering: int | None = None, total: int = 1000, layers: int = 16) -> Budget:
-    return Budget(
-        layers=layers, total=total, entering=total if entering is None else entering, text=20, shape=SHAPE
+def budget(input_count: int | None = None, total: int = 1000, layers: int = 16) -> TokenCounts:
+    return TokenCounts(
+        layers=layers, total=total, input_count=total if input_count is None else input_count, text=20, shape=SHAPE
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.3, 0.2])
 def test_a_high_target_is_met_at_the_input_alone(keep):
     method, n = Tuned(keep=keep), round(1000 * keep)
-    assert method.entering([], budget()) == n
+    assert method.input_count([], budget()) == n
     assert method.plan(budget(n)) == [0] * 16
 
 
 def test_below_enter_the_layers_begin_to_drop_by_the_papers_sigmoid():
     method = Tuned(keep=0.3, enter=0.45)
-    assert method.entering([], budget()) == 450
+    assert method.input_count([], budget()) == 450
     drops = method.plan(budget(450))
     counts = counts_of(drops, 450)
     assert abs(sum(counts) - 0.3 * 1000 * 16) <= 16
@@ -45,7 +45,7 @@ def test_below_enter_the_layers_begin_to_drop_by_the_papers_sigmoid():
 def test_a_low_target_uses_up_the_fall_and_then_lets_less_in():
     # p_final = 1: n stays whole for layers 0 to about 5, then falls to nothing; some 8.4 layers' worth of what enters
     method = Tuned(keep=0.1)
-    n = method.entering([], budget())
+    n = method.input_count([], budget())
     drops = method.plan(budget(n))
     assert n < 250 and drops[7] / counts_of(drops, n)[7] == pytest.approx(0.5, abs=0.02)
     assert abs(sum(counts_of(drops, n)) - 1600) <= 16

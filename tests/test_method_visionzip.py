@@ -9,16 +9,17 @@ import torch
 from views import sample
 
 from omnidrop import SettingError
+from omnidrop.core.select.balance import audio_and_video
+from omnidrop.core.tokens import Modality
 from omnidrop.methods.base import InputView
 from omnidrop.methods.visionzip import VisionZip, zipped
-from omnidrop.tokens import Modality
 
 CLIPS = [(5, 8, 12), (1, 4, 0), (3, 6, 3)]  # frames, tokens a frame, audio tokens: 77 tokens
 
 
-def view_of(clips: list[tuple[int, int, int]], **given: torch.Tensor) -> InputView:
+def view_of(clips: list[tuple[int, int, int]], sounds: int = 5, **given: torch.Tensor) -> InputView:
     """Both modalities have saliency."""
-    view = sample(clips, sounds=5, **given)
+    view = sample(clips, sounds=sounds, **given)
     return replace(view, saliency=torch.rand(len(view.modality), generator=torch.Generator().manual_seed(5)))
 
 
@@ -72,18 +73,38 @@ def test_exactly_n_and_every_window_its_share(n, dtype):
     kept, features = VisionZip().choose(view, n)
     assert kept.tolist() == sorted(set(kept.tolist())) and len(kept) == n == len(features)
     assert features.dtype == dtype and features.isfinite().all()
+    tokens = [(view.modality == kind).sum().item() for kind in (Modality.AUDIO, Modality.VIDEO)]
+    share = dict(zip((Modality.AUDIO, Modality.VIDEO), audio_and_video(n, *tokens), strict=True))
     for modality, item, frame in {*zip(*(x.tolist() for x in (view.modality, view.item, view.frame)), strict=True)}:
         if modality == Modality.VIDEO:
             mine = (view.modality == modality) & (view.item == item) & (view.frame == frame)
-            assert abs(int(mine[kept].sum()) - int(mine.sum()) * n / 77) < 1
+            assert abs(int(mine[kept].sum()) - int(mine.sum()) * share[modality] / tokens[1]) < 1
     for chunk in range(view.max_chunk + 1):
         mine = (view.modality == Modality.AUDIO) & (view.chunk == chunk)
-        assert abs(int(mine[kept].sum()) - int(mine.sum()) * n / 77) < 1
+        assert abs(int(mine[kept].sum()) - int(mine.sum()) * share[Modality.AUDIO] / tokens[0]) < 1
+
+
+def test_audio_and_video_keep_seats_pairs():
+    # 288 video and 50 audio tokens a chunk: 35 % are 30 % of the video and 65 % of the audio, 10 % are 6 and 35 %
+    view = view_of([(8, 144, 200)], sounds=50)
+    for seen, heard in ((0.30, 0.65), (0.06, 0.35)):
+        n = round(seen * 1152 + heard * 200)
+        kept, _ = VisionZip(keep=n / 1352).choose(view, n)
+        assert int((view.modality[kept] == Modality.AUDIO).sum()) == pytest.approx(heard * 200, abs=1.5)
+        told = VisionZip().extrapolated(view.runs, replace(view.budget, input_count=n))
+        assert told == ""
+    assert "keeps 0.50" in VisionZip().extrapolated(view.runs, replace(view.budget, input_count=676))
+
+
+def test_five_percent_of_a_window_are_anchors():
+    view = view_of([(4, 60, 0)])
+    kept, features = VisionZip().choose(view, 128)
+    assert int((features != view.features[kept]).any(-1).sum()) == 12  # 3 of the 60 of each frame
 
 
 def test_five_of_32_kept_tokens_are_contextual():
     view = view_of([(4, 60, 0)])
-    kept, features = VisionZip().choose(view, 128)
+    kept, features = VisionZip(contextual=30 / 192).choose(view, 128)
     assert int((features != view.features[kept]).any(-1).sum()) == 20  # 32 of 60 a frame, 5 of them changed
 
 

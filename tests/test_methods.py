@@ -19,8 +19,10 @@ from prompts import Prompt, batch, prompt
 
 import omnidrop
 from omnidrop import Cutoff, FastV, OmniDrop, Random, SettingError, Uniform, methods
-from omnidrop.budget import Budget
-from omnidrop.methods.reach import SHAPE
+from omnidrop.core.budget import TokenCounts
+from omnidrop.methods.reach import SHAPE, reference_prompt
+
+pytestmark = pytest.mark.slow
 
 METHODS: dict[str, Any] = {
     "omnidrop": OmniDrop,
@@ -43,7 +45,7 @@ METHODS: dict[str, Any] = {
     "omnipack": methods.OmniPack,
     "apack": methods.APack,
 }
-WORDS = ("layers", "input", "flops", "kv")
+WORDS = ("layers", "input", "flops", "kv", "total")
 TARGETS = (0.5, 0.7, 0.85)  # the first that a method reaches on a prompt is tested there
 
 
@@ -62,7 +64,7 @@ def reach(method: Any, word: str, model: Any, made: Prompt) -> tuple[float, Any,
 def slack(made: Prompt, word: str) -> float:
     """One token a chunk; one of them is worth at most twice its share in FLOPs."""
     media = int(torch.isin(made.modality, torch.tensor([1, 2])).sum())
-    return (int(made.chunk.max()) + 1) / media * (2 if word == "flops" else 1)
+    return (int(made.chunk.max()) + 1) / media * (2 if word in ("flops", "total") else 1)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -168,6 +170,29 @@ def test_wrong_targets_fail_at_construction(name, wrong, says):
         METHODS[name](**wrong)
 
 
+def test_the_trace_says_where_a_target_leaves_the_paper():
+    model, made = model_of("qwen2_5"), [prompt("qwen2_5", MEDIA[clip]) for clip in ("video", "text", "three videos")]
+    told = {}
+    for keep in (0.3, 0.9, 1.0):
+        with torch.no_grad(), omnidrop.prune(model, methods.SEATS(keep=keep)) as trace:
+            model(**batch(made))
+        told[keep] = trace.extrapolated
+        assert omnidrop.Trace.from_json(json.loads(json.dumps(trace.to_json()))).extrapolated == trace.extrapolated
+    assert told[0.3] == ["", "", ""]
+    assert told[0.9] == ["R = 0.90; the paper has 0.10 to 0.35", "", "R = 0.90; the paper has 0.10 to 0.35"]
+    assert not any(told[1.0])
+
+
+def test_omnidrop_beyond_its_paper():
+    for keep, told in ((0.3, ""), (0.2, ""), (0.1, "layer mean 0.10"), (0.6, "audio_keep = 0.8")):
+        made = reference_prompt()
+        method = OmniDrop(keep=keep)
+        budget = replace(made.budget, input_count=method.input_count(made.runs, made.budget))
+        found = method.extrapolated(made.runs, budget)
+        assert bool(found) == bool(told) and told in found
+    assert OmniDrop.paper("7b", 30).extrapolated(made.runs, budget) == ""
+
+
 def test_every_method_is_in_the_matrix():
     tested = {type(make()).__name__.lower() for make in METHODS.values()}
     assert tested == set(methods.METHODS) - {"cutoff"}, "add your method's line to METHODS (cutoff has no budget)"
@@ -190,14 +215,14 @@ def test_random_depends_on_its_seed_and_the_prompt():
 def test_uniform_by_hand():
     view = methods.base.InputView(
         modality=torch.ones(10, dtype=torch.long), item=torch.zeros(10), frame=torch.zeros(10), chunk=torch.zeros(10),
-        key=0, features=torch.zeros(10, 1), question=torch.zeros(1, 1), runs=[], budget=budget(10), max_chunk=0,
+        prompt_hash=0, features=torch.zeros(10, 1), question=torch.zeros(1, 1), runs=[], budget=budget(10), max_chunk=0,
     )  # fmt: skip
     assert Uniform(keep=0.5).at_input(view).tolist() == [1, 3, 5, 7, 9]
     assert Uniform(keep=0.3).at_input(view).tolist() == [1, 5, 8]
 
 
-def budget(total: int, layers: int = 10) -> Budget:
-    return Budget(layers=layers, total=total, entering=total, text=5, shape=SHAPE)
+def budget(total: int, layers: int = 10) -> TokenCounts:
+    return TokenCounts(layers=layers, total=total, input_count=total, text=5, shape=SHAPE)
 
 
 def test_cutoff_plans():

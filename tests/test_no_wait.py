@@ -13,18 +13,34 @@ from prompts import batch, prompt
 from test_methods import METHODS
 
 import omnidrop
-from omnidrop import score, select
-from omnidrop.cut import Cut
+from omnidrop.core import score, select
+from omnidrop.core.select import diversity, frames, quota
+from omnidrop.core.tokens import build
+from omnidrop.core.trace import Trace
+from omnidrop.engine.phases import Setup
+from omnidrop.engine.prefill import AttentionInputs, Prefill
+from omnidrop.engine.prompt_phase import Prompt
+from omnidrop.engine.upstream import names_of
 from omnidrop.methods.base import Method
 from omnidrop.models import adapt
-from omnidrop.prefill import Attended, Prefill
-from omnidrop.select import diversity, frames, quota
-from omnidrop.tokens import build
+
+pytestmark = pytest.mark.slow
 
 META = torch.device("meta")
 INPUT_ONLY = {"uniform", "random at input", "divprune", "dycoke", "omnizip", "omnizip, no clamp", "dash", "visionzip"}
 READS_ONCE = {"omnipack"}  # how many tokens of each modality are left, at its one layer: its file says so
 IN_LAYERS = sorted(set(METHODS) - INPUT_ONLY - READS_ONCE - {"tuned, transcribe"})
+
+
+def running(prefill: Prefill) -> Prompt:
+    """The phase that applies what `prefill` decides."""
+    adapter = adapt(model_of("qwen2_5"))
+    setup = Setup(
+        adapter=adapter, names=names_of(adapter), method=prefill.method, query=None, scores=False, trace=Trace()
+    )
+    prompt = Prompt(setup=setup, call=None, probes=None, timers={})
+    prompt.prefill = prefill
+    return prompt
 
 
 def started(method: Method, rows: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Prefill, torch.Tensor, int]:
@@ -34,17 +50,21 @@ def started(method: Method, rows: int, monkeypatch: pytest.MonkeyPatch) -> tuple
     inputs = batch(made)
     adapter = adapt(model)
     layout = build(
-        inputs["input_ids"], inputs["attention_mask"], adapter.vocabulary, adapter.sizes_of(inputs), method.query
+        inputs["input_ids"],
+        inputs["attention_mask"],
+        adapter.prompt.vocabulary,
+        adapter.prompt.sizes_of(inputs),
+        method.query,
     )
     prefill = Prefill(
-        method=method, layout=layout, keys=list(range(rows)), shape=adapter.shape, device=META
+        method=method, layout=layout, prompt_hashes=list(range(rows)), shape=adapter.decoder.shape, device=META
     )  # fmt: skip
     # how many enter is the method's business; which ones is not the loop's
-    entering = min(prefill.totals) * 3 // 4
-    monkeypatch.setattr(type(method), "at_input", lambda self, view: torch.arange(entering, device=META))
-    hidden = adapter.shape.hidden
+    input_count = min(prefill.totals) * 3 // 4
+    monkeypatch.setattr(type(method), "at_input", lambda self, view: torch.arange(input_count, device=META))
+    hidden = adapter.decoder.shape.hidden
     columns = prefill.enter(torch.empty(*layout.shape, hidden, device=META), {})
-    assert columns is not None and columns.device == META
+    assert prefill.drops and columns.device == META
     return prefill, columns, hidden
 
 
@@ -54,13 +74,13 @@ def test_no_layer_reads_from_the_device(name, rows, monkeypatch):
     method = METHODS[name](keep=0.65)
     prefill, columns, width = started(method, rows, monkeypatch)
     shape = prefill.shape
-    cut = Cut(prefill=prefill, config=model_of("qwen2_5").config.text_config, embeds=None)
+    phase = running(prefill)
     place = torch.empty(rows, columns.shape[1], shape.head_dim, device=META)
     x = torch.empty(rows, columns.shape[1], width, device=META)
     dropped = 0
     for layer in range(shape.layers - 1):
         n = x.shape[1]
-        attended = Attended(
+        attended = AttentionInputs(
             hidden=x,
             queries=torch.empty(rows, n, shape.heads * shape.head_dim, device=META),
             keys=torch.empty(rows, n, shape.kv_heads * shape.head_dim, device=META),
@@ -69,7 +89,8 @@ def test_no_layer_reads_from_the_device(name, rows, monkeypatch):
         )
         chosen = prefill.leave(layer, attended)
         if chosen is not None:
-            x = cut.advance(x, chosen, {"position_embeddings": (place, place)})
+            x = phase.advance(x, chosen)
+            phase.layer_arguments(layer + 1, x, {"position_embeddings": (place, place)})
             dropped += n - x.shape[1]
     assert dropped > 0 and x.device == META
 
@@ -120,7 +141,8 @@ def test_padded_rows_of_a_batch_need_no_wait_either(monkeypatch):
     prefill, columns, width = started(method, 2, monkeypatch)
     prefill.rows[0].select(torch.arange(5, device=META))  # now the rows differ in length
     assert prefill.padded
-    cut = Cut(prefill=prefill, config=model_of("qwen2_5").config.text_config, embeds=None)
+    phase = running(prefill)
     table = torch.empty(2, columns.shape[1], prefill.shape.head_dim, device=META)
     narrower = torch.empty(2, max(prefill.widths), dtype=torch.long, device=META)
-    cut.advance(torch.empty(2, columns.shape[1], width, device=META), narrower, {"position_embeddings": (table, table)})
+    x = phase.advance(torch.empty(2, columns.shape[1], width, device=META), narrower)
+    phase.layer_arguments(1, x, {"position_embeddings": (table, table)})

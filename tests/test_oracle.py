@@ -12,10 +12,12 @@ from typing import Any
 import oracle
 import pytest
 import torch
-from cases import BATCH, CLIPS, MEDIA, cache_layers, greedy, model_of
+from cases import BATCH, CLIPS, MEDIA, cache_layers, cache_of, greedy, model_of
 from prompts import Image, Prompt, Video, batch, prompt
 
 import omnidrop
+
+pytestmark = pytest.mark.slow
 
 STEPS = 16
 
@@ -28,7 +30,7 @@ def agree(
     length = inputs["input_ids"].shape[1]
     with omnidrop.prune(model, method) as trace:
         out = greedy(model, inputs, steps)
-    layers = cache_layers(out.past_key_values)
+    layers = cache_layers(cache_of(out))
     for b, row in enumerate(rows):
         own = plan
         if plan is not None and not plan.p:
@@ -176,7 +178,7 @@ def test_solved_schedule(family: str, keep: float) -> None:
     ]
     trace = agree(model, rows, omnidrop.OmniDrop(keep=keep), oracle.Plan([], tds_start=6))
     assert abs(trace.keep - keep) < 0.02
-    assert abs(trace.input_keep - _entering(rows, trace)) < 1e-6
+    assert abs(trace.input_keep - _input_count(rows, trace)) < 1e-6
 
 
 @pytest.mark.parametrize("family", ["qwen2_5", "qwen3"])
@@ -214,7 +216,7 @@ def _fits(row: Prompt, t: float, entered: set[int]) -> bool:
     return len(entered) == kept_audio + kept_video + int((row.modality == 0).sum())
 
 
-def _entering(rows: list[Prompt], trace: omnidrop.Trace) -> float:
+def _input_count(rows: list[Prompt], trace: omnidrop.Trace) -> float:
     entered = sum(trace.kept[0][b].numel() - int((row.modality == 0).sum()) for b, row in enumerate(rows))
     return entered / sum(int((row.modality != 0).sum()) for row in rows)
 

@@ -10,6 +10,8 @@ import torch
 from cases import BATCH, CLIPS, MEDIA, greedy, model_of
 from prompts import Video, batch, prompt
 
+pytestmark = pytest.mark.slow
+
 STEPS = 16
 
 

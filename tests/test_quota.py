@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnidrop.select import quota
+from omnidrop.core.select import quota
 
 sizes_and_total = st.lists(st.integers(0, 12), min_size=1, max_size=12).flatmap(
     lambda sizes: st.tuples(st.just(sizes), st.integers(0, sum(sizes)))
@@ -23,6 +23,16 @@ def test_split_is_exact_and_near(case):
     for part, size in zip(parts, sizes, strict=True):
         share = Fraction(total * size, max(sum(sizes), 1))
         assert abs(part - share) < 1 and part <= size
+
+
+@given(sizes_and_total, st.data())
+def test_fitted_meets_the_total_as_far_as_there_is_room(case, data):
+    room, total = case
+    counts = [data.draw(st.integers(0, 12)) for _ in room]
+    total = max(total, sum(min(pair) for pair in zip(counts, room, strict=True)))
+    parts = quota.fitted(total, counts, room)
+    assert sum(parts) == min(total, sum(room))
+    assert all(min(count, most) <= part <= most for part, count, most in zip(parts, counts, room, strict=True))
 
 
 @given(sizes_and_total)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnidrop.select.ratios import Ratios
+from omnidrop.core.select.ratios import Ratios
 
 LINE = ((0.0, 0.0), (0.3, 0.6), (0.4, 0.7), (1.0, 1.0))
 
@@ -18,8 +18,13 @@ def test_published_points():
     assert ratios.solve(350 + 25 + 1152) == (375, 1152)  # rho (0.3, 0.6)
     assert ratios.solve(300 + 25 + 864) == (325, 864)  # rho (0.4, 0.7)
     # rho_v 0.75 is a sixth of the way from (0.4, 0.7) to (1, 1): rho_a 0.5; rho_v 0.35 is 7/12 of (0.3, 0.6): 0.175
-    assert ratios.least == 250 + 25 + 720
-    assert ratios.most == 413 + 25 + 1872  # 412.5 rounds up
+    assert ratios.solve(250 + 25 + 720) == (275, 720)
+    assert ratios.solve(412 + 25 + 1872) == (437, 1872)  # 412.5 rounds to even
+    # beyond, the video drops as much, or as little, and the audio goes on alone
+    assert ratios.solve(100 + 25 + 720) == (125, 720) and ratios.solve(480 + 1872) == (480, 1872)
+    assert ratios.least == 25 + 720 and ratios.most == 500 + 1872
+    audio, video = ratios.drops(100 + 25 + 720)
+    assert abs(audio - 0.8) < 0.002 and video == 0.75
 
 
 @given(st.integers(0, 60), st.integers(0, 90), st.integers(0, 5), st.booleans(), st.data())

@@ -21,15 +21,18 @@ from prompts import batch, prompt
 import omnidrop
 from omnidrop import InputError, SettingError, Trace, memory
 from omnidrop.cli import main
+from omnidrop.core import units
+from omnidrop.core.tokens import Modality
 from omnidrop.media import Media
-from omnidrop.reports import pictures, units, views
-from omnidrop.tokens import Modality
+from omnidrop.reports import pictures, sound, views
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
+
+pytestmark = pytest.mark.slow
 Image = pytest.importorskip("PIL.Image")
 
-TINY = omnidrop.prompt.TINY
+TINY = omnidrop.loading.TINY
 DEMO = str(TINY.parent / "demo.mp4")
 QUESTION = "what color is the circle ?"
 EVIL = """</script><script>window.pwned=1</script><img src=x onerror="window.pwned=1">"'&"""
@@ -114,13 +117,13 @@ def test_views_count_what_the_trace_kept(family: str, names: list[str]) -> None:
                 tracks = [track for track in view.tracks if track.kind == kind]
                 assert sum(int((track.depth > layer).sum()) for track in tracks) == expected
                 if mine:
-                    assert view.entering[kind][layer].sum() == expected
+                    assert view.input_count[kind][layer].sum() == expected
                     assert view.tokens[kind].sum() == len(mine)
                 else:
                     assert kind not in view.tokens and not tracks
     for layer, counts in enumerate(trace.counts):
         for kind in views.KINDS:
-            assert sum(int(v.entering[kind][layer].sum()) for v in shown if kind in v.entering) == counts[kind]
+            assert sum(int(v.input_count[kind][layer].sum()) for v in shown if kind in v.input_count) == counts[kind]
 
 
 def test_a_stretch_holds_its_own_seconds() -> None:
@@ -138,7 +141,7 @@ def test_a_stretch_holds_its_own_seconds() -> None:
             assert view.tokens[kind][column] == int(inside.sum())
             for layer in (0, 5):
                 here = inside[trace.kept[layer][0]].sum()
-                assert view.entering[kind][layer, column] == int(here)
+                assert view.input_count[kind][layer, column] == int(here)
 
 
 def test_long_timelines_have_longer_stretches() -> None:
@@ -156,6 +159,49 @@ def test_long_timelines_have_longer_stretches() -> None:
     assert len(two) <= views.MOST_STRETCHES and {s.clip for s in two} == {0, 1}
     many = views._stretches([track(clip, 2, 1.0) for clip in range(200)])
     assert len(many) == 200
+
+
+@pytest.mark.parametrize("scores", [True, False], ids=["scores", "none"])
+@pytest.mark.parametrize("names", [["mixed"], ["audio"], ["three videos"], BATCH], ids="+".join)
+def test_a_report_opens_where_the_best_of_the_last_survivors_is(names: list[str], scores: bool) -> None:
+    trace = traced("qwen2_5", *names, scores=scores)
+    for row, view in enumerate(views.views([trace])):
+        media = {p for p, kind in enumerate(trace.layout.modality[row].tolist()) if kind}
+        if not media:
+            assert views.start(view) is None
+            continue
+        last = max(layer for layer, kept in enumerate(trace.kept) if media & set(kept[row].tolist()))
+        start = views.start(view)
+        assert start is not None and start.layer == last
+        track = view.tracks[start.track]
+        kind = Modality[track.kind.upper()]
+        layout = trace.layout
+        mine = ((layout.modality[row] == kind) & (layout.item[row] == track.item)).nonzero()[:, 0].tolist()
+        position = mine[start.token]
+        assert position in trace.kept[last][row].tolist()
+        assert start.second == pytest.approx(float(layout.second[row, position]))
+        if scores:
+            assert trace.scores is not None
+            prunable = [
+                p for p in trace.kept[last][row].tolist() if int(layout.modality[row, p]) in trace.record.prunable
+            ]
+            values = dict(zip(prunable, trace.scores[last][row].tolist(), strict=True))
+            if values:
+                assert values[position] == max(values.values())
+
+
+def test_a_prompt_without_media_has_no_place_to_open_at() -> None:
+    (view,) = views.views([traced("qwen2_5", "text")])
+    assert views.start(view) is None
+
+
+def test_without_scores_it_opens_where_kept_and_dropped_are_balanced() -> None:
+    depth = np.array([4, 4, 4, 4, 1, 4, 1, 4, 1, 1, 1, 4])  # 4 kept, 2 kept, 1 kept
+    track = views.Track(
+        kind="video", item=0, clip=0, depth=depth, second=np.repeat([0.0, 1.0, 2.0], 4), step=1.0, scores=None
+    )
+    view = views.View(trace=Trace(), row=0, layers=4, tracks=[track], stretches=[], tokens={}, input_count={})
+    assert views.start(view) == views.Start(layer=3, second=1.0, track=0, token=5)
 
 
 @pytest.mark.parametrize("names", [["mixed"], BATCH], ids="+".join)
@@ -248,6 +294,37 @@ def test_long_sound_is_bounded_and_nothing_is_left_out() -> None:
     assert np.asarray(opened(pictures.spectrogram(np.zeros(100, np.float32), rate))).size  # silence, and very little
 
 
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+def test_sound_in_the_page_is_small_and_in_time(rate: int) -> None:
+    """Decoded again: a tone from second 4.0 to 4.1, of the same loudness, at 3 kB a second."""
+    import av
+
+    wave = np.zeros(10 * rate, np.float32)
+    wave[4 * rate : 4 * rate + rate // 10] = 0.8 * np.sin(2 * np.pi * 800 * np.arange(rate // 10) / rate)
+    file = sound.mp3(wave, rate)
+    assert file is not None and len(file) < 3_300 * 10 and file == sound.mp3(wave, rate)
+    with av.open(io.BytesIO(file)) as container:
+        again = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    assert len(again) / 16_000 == pytest.approx(10, abs=0.05)
+    loud = np.nonzero(np.abs(again) > 0.4)[0] / 16_000
+    assert loud[0] == pytest.approx(4.0, abs=0.005) and loud[-1] == pytest.approx(4.1, abs=0.005)
+    inside = again[int(16_000 * 4.02) : int(16_000 * 4.08)]
+    level = 20 * np.log10(np.sqrt((inside**2).mean()) / (0.8 / np.sqrt(2)))
+    assert abs(level) < 1  # dB: the file is lossy
+
+
+def test_sound_is_bounded_over_the_whole_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    def clip(seconds: int) -> Media:
+        return replace(video(seconds), waveform=np.zeros(16_000 * seconds, np.float32))
+
+    album = pictures.Album(seconds=30.0)
+    first, second, third = clip(20), clip(16), clip(10)
+    assert [album.audible(each) for each in (first, first, second, third, second)] == [0, 0, None, 1, None]
+    assert len(album.audio) == 2 and album.seconds == 0
+    monkeypatch.setattr(pictures, "mp3", lambda *given: None)  # FFmpeg without LAME
+    assert pictures.Album().audible(first) is None
+
+
 # the page ------------------------------------------------------------------------------------------------------------
 
 
@@ -290,7 +367,8 @@ def test_only_what_was_measured_is_shown(demo: tuple[Trace, Media]) -> None:
     assert set(page.values("data-cost")) == {
         f"{key}.{side}" for key in ("prompt_kv_bytes", "decoder_flops") for side in ("full", "pruned")
     }
-    assert "first token" not in page.text and "measured" not in page.text and not page.data["pictures"]
+    text = page.text.replace("arithmetic of the first token", "")  # a budget, counted
+    assert "first token" not in text and "measured" not in text and not page.data["pictures"]
     assert 'data-track="0"' not in omnidrop.report(trace)  # no pictures without the media
 
 
@@ -346,11 +424,19 @@ def test_two_methods_side_by_side_share_their_pictures(demo: tuple[Trace, Media]
 
 
 def test_too_many_scores_are_left_out_and_said(demo: tuple[Trace, Media], monkeypatch: pytest.MonkeyPatch) -> None:
-    from omnidrop.reports import page
+    from omnidrop.reports import panel
 
-    monkeypatch.setattr(page, "MOST_SCORES", 10)
+    monkeypatch.setattr(panel, "MOST_SCORES", 10)
     text = omnidrop.report(demo[0])
     assert Reader(text).data["views"][0]["tracks"][0]["scores"] is None and "too many for this page" in text
+
+
+def test_a_score_that_is_no_number_is_none_on_the_page(demo: tuple[Trace, Media]) -> None:
+    trace = Trace.from_json(demo[0].to_json())
+    trace.record.scores[0][0][0] = float("nan")
+    page = Reader(omnidrop.report(trace))
+    assert "NaN" not in page.scripts[0]
+    assert sum(score is None for track in page.data["views"][0]["tracks"] for score in track["scores"][0]) == 1
 
 
 def test_the_page_says_how_many_pictures_it_shows(monkeypatch: pytest.MonkeyPatch, demo: tuple[Trace, Media]) -> None:
@@ -359,7 +445,64 @@ def test_the_page_says_how_many_pictures_it_shows(monkeypatch: pytest.MonkeyPatc
     assert "5 of 16 are on this page" in text and len(Reader(text).data["pictures"]) == 5
 
 
+def test_a_page_says_why_sound_cannot_be_played(demo: tuple[Trace, Media], monkeypatch: pytest.MonkeyPatch) -> None:
+    trace, clip = demo
+    text = omnidrop.report(trace, media=clip)
+    assert len(Reader(text).data["audio"]) == 1 and text.count('data-play="kept"') == 1
+    monkeypatch.setattr(pictures, "mp3", lambda *given: None)
+    text = omnidrop.report(trace, media=clip)
+    assert not Reader(text).data["audio"] and 'data-play="kept"' not in text and "no MP3 encoder" in text
+
+
+def test_question_answer_model_and_versions_come_from_the_trace(demo: tuple[Trace, Media], tmp_path: Path) -> None:
+    trace, clip = Trace.from_json(demo[0].to_json()), demo[1]
+    trace.describe(question=EVIL, answer=f"blue{EVIL}", files=[f"{EVIL}.mp4"], model=f"hub/{EVIL}")
+    trace.save(tmp_path / "a.json")
+    assert trace.origin is not None
+    page = Reader(omnidrop.report(Trace.load(tmp_path / "a.json")))
+    assert page.text.count(EVIL) >= 5 and len(page.scripts) == 2 and not any(tag == "img" for tag, _ in page.elements)
+    for fact in (trace.origin.date[:10], torch.__version__, f"omnidrop {omnidrop.__version__}", "hub/"):
+        assert fact in page.text
+    named = Reader(omnidrop.report(trace, media=clip, titles=["a title"], answers=["an answer"]))
+    assert "a title" in named.text and "an answer" in named.text and f"blue{EVIL}" not in named.text
+
+
+def test_without_files_the_page_says_what_is_missing(demo: tuple[Trace, Media]) -> None:
+    text = Reader(omnidrop.report(demo[0])).text
+    assert "The stripe marks what is kept. The spectrogram needs the file" in text
+    assert "The pictures are not on this page" in text
+
+
+def test_other_clips_stand_in_sections_of_their_own(demo: tuple[Trace, Media]) -> None:
+    first, second = (Trace.from_json(demo[0].to_json()) for _ in range(2))
+    assert '<h2 class="clip"' not in omnidrop.report([first, second])  # nothing tells them apart
+    first.describe(files=["/no/one.mp4"])
+    second.describe(files=["/no/two.mp4"])
+    text = omnidrop.report([first, second, first])
+    headings = re.findall(r'<h2 class="clip">(\S+)', text)
+    assert headings == ["one.mp4", "two.mp4"] and 'id="compare"' in text
+    assert [view["group"] for view in Reader(text).data["views"]] == [0, 1, 0]
+    assert 'id="compare"' not in omnidrop.report([first, second])  # nothing to compare
+    other = traced("qwen2_5", "video")
+    assert [view["group"] for view in Reader(omnidrop.report([demo[0], other])).data["views"]] == [0, 1]
+
+
 # errors --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_not_the_traces_is_refused(demo: tuple[Trace, Media], tmp_path: Path) -> None:
+    trace, clip = Trace.from_json(demo[0].to_json()), demo[1]
+    trace.describe(files=[DEMO])
+    omnidrop.report(trace, media=clip)
+    omnidrop.report(trace, media=replace(clip, path="gone.mp4"))  # nothing to compare
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(Path(DEMO).read_bytes())
+    omnidrop.report(trace, media=replace(clip, path=str(copy)))
+    copy.write_bytes(Path(DEMO).read_bytes() + b"\0")
+    with pytest.raises(
+        InputError, match=r"the trace is of demo.mp4 with checksum \w{16}, and .*copy.mp4 has \w{16}: give"
+    ):
+        omnidrop.report(trace, media=replace(clip, path=str(copy)))
 
 
 def test_wrong_arguments_are_refused(demo: tuple[Trace, Media], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,6 +546,7 @@ def test_run_writes_a_page_and_its_numbers(capsys: pytest.CaptureFixture, tmp_pa
         for key in ("first_token_seconds", "seconds", "kv_bytes"):
             assert costs[f"{key}.{name}"] == document[side][key]
     assert page.values("data-budget") == document["budgets"] and QUESTION in page.text
+    assert "tiny (shipped)" in page.text
     assert page.data["views"][0]["tracks"][0]["scores"] is not None
 
 
@@ -446,3 +590,35 @@ def test_clear_errors(
     assert main(given) == 2
     out, err = capsys.readouterr()
     assert text in err.splitlines()[-1] and "Traceback" not in err and not out
+
+
+def test_a_saved_run_needs_no_title_and_no_answer(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    trace, out = tmp_path / "a.json", tmp_path / "page.html"
+    assert main(["run", DEMO, QUESTION, "--trace", str(trace), "--max-new-tokens", "2", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)["answer"]
+    assert main(["report", str(trace), "--media", DEMO, "--out", str(out)]) == 0
+    page = Reader(out.read_text(encoding="utf-8"))
+    assert (
+        all(text in page.text for text in (QUESTION, answer, "tiny (shipped)", "demo.mp4"))
+        and "a.json" not in page.text
+    )
+
+
+def test_it_says_where_the_page_is_and_what_it_replaced(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    file = tmp_path / "out.html"
+    for times in range(2):
+        assert main(["run", DEMO, QUESTION, "--json", "--report", str(file), "--max-new-tokens", "1"]) == 0
+        out, err = capsys.readouterr()
+        (line,) = [line for line in err.splitlines() if line.startswith("wrote")]
+        replaced = ", in place of the file that was there" if times else ""
+        assert line == f"wrote {file} ({file.stat().st_size / 1e6:.2f} MB{replaced})" and json.loads(out)
+
+
+def test_a_warning_about_the_answer_is_on_the_page(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    """Where the tiny model is asked what it does not know, a page that is passed on says so too."""
+    for question, warned in (("what color is the circle ?", False), ("who opens the door ?", True)):
+        out = tmp_path / f"{warned}.html"
+        demo = str(TINY.parent / "demo.mp4")
+        assert main(["run", demo, question, "--report", str(out), "-q", "--max-new-tokens", "2"]) == 0
+        assert ("its answer means nothing" in out.read_text()) == warned
+    capsys.readouterr()

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from cases import EXPANDS_PICTURES, MEDIA, model_of
-from prompts import AUDIO, IMAGE, VIDEO, Prompt, batch, prompt
+from prompts import AUDIO, IMAGE, VIDEO, Audio, Prompt, Video, batch, prompt
 from torch import Tensor
 from transformers.vision_utils import get_vision_window_index
 
 import omnidrop
+from omnidrop.core import score
+from omnidrop.core.tokens import RECORDING, TWO_GRIDS, Modality
 from omnidrop.methods.base import InputView, Method
-from omnidrop.tokens import Modality
 
 SEEN: list[InputView] = []
 
@@ -83,7 +84,7 @@ def by_hand(model: Any, made: Prompt, pixels: str, grid: str) -> Tensor:
     for start, stop in pairwise(caught["cu_seqlens"].tolist()):
         for head in range(heads):
             weights = (q[start:stop, head] @ k[start:stop, head].T / width**0.5).softmax(-1)
-            received[start:stop] += weights.mean(0) / heads
+            received[start:stop] += weights.sum(0) / heads
     merge = model.config.vision_config.spatial_merge_size
     tokens = received.reshape(-1, merge**2).mean(1)
     if hasattr(attention, "qkv"):
@@ -115,6 +116,52 @@ def test_vision_saliency_is_what_the_encoder_gave(family, clip):
             assert torch.allclose(view.saliency[media == kind], expected, atol=1e-6, rtol=1e-4)
     if (media == AUDIO).any():
         assert (view.saliency[media == AUDIO] > 0).all()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wider(Watching):
+    """A soft-max over a whole recording, and over two temporal grids."""
+
+    spans: ClassVar = {Modality.AUDIO: RECORDING, Modality.VIDEO: TWO_GRIDS}
+
+
+def soft_maxes(monkeypatch: pytest.MonkeyPatch, run: Any) -> list[tuple[Tensor, Tensor, list[int]]]:
+    """Queries, keys and lengths of every soft-max of encoder attention while `run()` runs."""
+    seen, real = [], score.attention_received
+
+    def watched(queries: Tensor, keys: Tensor, lengths: Any, **options: Any) -> Tensor:
+        seen.append((queries, keys, list(lengths)))
+        return real(queries, keys, lengths, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(score, "attention_received", watched)
+        run()
+    return seen
+
+
+@pytest.mark.parametrize("family", ["qwen2_5", "qwen3"])
+def test_a_method_may_ask_for_a_wider_soft_max(family, monkeypatch):
+    model, made = model_of(family), prompt(family, (Video(5.0), Audio(7.3), Audio(1.0)), seed=3)
+
+    def run(method: Method) -> None:
+        SEEN.clear()
+        with torch.no_grad(), omnidrop.prune(model, method):
+            model(**made.inputs)
+
+    own = soft_maxes(monkeypatch, lambda: run(Watching()))
+    narrow = SEEN[0].saliency
+    wide = soft_maxes(monkeypatch, lambda: run(Wider()))
+    for (queries, keys, lengths), (more_queries, more_keys, spans) in zip(own, wide, strict=True):
+        assert torch.equal(queries, more_queries) and torch.equal(keys, more_keys)
+        assert sum(lengths) == sum(spans) and len(spans) < len(lengths)
+    heard, seen = wide
+    assert len(heard[2]) == 3  # the sound of the video, and two recordings
+    t, h, w = made.inputs["video_grid_thw"][0].tolist()
+    assert seen[2] == [2 * h * w] * (t // 2) + [h * w] * (t % 2)
+    view = SEEN[0]
+    assert not torch.allclose(view.saliency, narrow)
+    for kind in (AUDIO, VIDEO):  # what is received is spread, not made
+        assert float(view.saliency[view.modality == kind].mean()) == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize("family", ["qwen2_5", "qwen3"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from omnidrop.select import scenes
+from omnidrop.core.select import scenes
 
 
 def frame(*values: float) -> torch.Tensor:

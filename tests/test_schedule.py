@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnidrop import OmniDrop, SettingError, schedule
-from omnidrop.budget import Budget, counts_of
+from omnidrop import OmniDrop, SettingError
+from omnidrop.core import schedule
+from omnidrop.core.budget import TokenCounts, counts_of
 from omnidrop.methods.reach import SHAPE as QWEN_7B
 
 # PAPER sec. 4, exact R with the denominator L - 2 from r_0 = .45
@@ -24,7 +25,7 @@ def test_paper_settings_give_the_published_ratio(size, percent, layers, expected
         layers, p_init=method.p_init, p_final=method.p_final, t_mid=method.t_mid, beta=method.beta
     )
     assert round(100 * schedule.ideal_retained(shares, 0.45), 1) == expected
-    budget = Budget(layers=layers, total=10_000, entering=4_500, text=50, shape=QWEN_7B)
+    budget = TokenCounts(layers=layers, total=10_000, input_count=4_500, text=50, shape=QWEN_7B)
     assert abs(100 * budget.share("layers", counts_of(method.plan(budget), 4_500)) - expected) < 0.15
 
 
@@ -59,9 +60,9 @@ def test_the_family_runs_from_nothing_to_everything():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.integers(0, 5000))
-def test_drops_never_exceed_what_is_there(shares, entering):
-    left = entering
-    for share, k in zip(shares, schedule.drops(shares, entering), strict=True):
+def test_drops_never_exceed_what_is_there(shares, input_count):
+    left = input_count
+    for share, k in zip(shares, schedule.drops(shares, input_count), strict=True):
         assert 0 <= k <= left and (k == left or k <= share * left + 1e-6)
         left -= k
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnidrop.select import segments
+from omnidrop.core.select import segments
 
 
 def test_boundary_probability_by_hand():

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnidrop import select
+from omnidrop.core import select
 
 few_values = st.lists(st.integers(0, 4), min_size=1, max_size=30)
 

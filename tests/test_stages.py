@@ -18,22 +18,27 @@ from test_methods import METHODS, WORDS
 from views import SAMPLES, sample
 
 import omnidrop
-from omnidrop import OmniDrop, SettingError, methods, schedule
-from omnidrop.budget import BUDGETS, Budget, DecoderShape, counts_of
-from omnidrop.call import Call
+from omnidrop import OmniDrop, SettingError, methods
+from omnidrop.core import schedule
+from omnidrop.core.budget import BUDGETS, DecoderShape, FirstToken, TokenCounts, counts_of
+from omnidrop.core.tokens import prompt_hash, runs_of
+from omnidrop.engine.forward_inputs import ForwardInputs
+from omnidrop.engine.prefill import AttentionInputs, Prefill
+from omnidrop.engine.upstream import names_of
 from omnidrop.methods import Tuned
 from omnidrop.methods.base import Merged, Method
 from omnidrop.methods.reach import SHAPE
 from omnidrop.models import adapt
-from omnidrop.prefill import Attended, Prefill
-from omnidrop.tokens import key_of, runs_of
+
+pytestmark = pytest.mark.slow
 
 SMALL = DecoderShape(layers=3, hidden=2, heads=1, kv_heads=1, head_dim=2, mlp=3, vocabulary=10, bytes_per_value=2)
 
 
-def budget(total: int = 100, entering: int | None = None, layers: int = 4, text: int = 5) -> Budget:
-    return Budget(
-        layers=layers, total=total, entering=total if entering is None else entering, text=text, shape=SMALL
+def budget(total: int = 100, input_count: int | None = None, layers: int = 4, text: int = 5) -> TokenCounts:
+    return TokenCounts(
+        layers=layers, total=total, input_count=total if input_count is None else input_count, text=text, shape=SMALL,
+        first=FirstToken(encoders=10 * total, whole=30 * total, newest=False),
     )  # fmt: skip
 
 
@@ -110,7 +115,7 @@ def test_told_shares_are_folded_in_the_currency_of_the_method():
 def test_what_follows_from_an_input_target_is_folded_too():
     # below `enter`, Tuned's layers drop as steeply as they can, whatever the target
     plain, staged = (Tuned(keep=0.1, budget="input", stages=stages) for stages in (None, 3))
-    counts = budget(total=10_000, entering=1000, layers=12)
+    counts = budget(total=10_000, input_count=1000, layers=12)
     one_by_one, folded = (counts_of(method.plan(counts), 1000) for method in (plain, staged))
     assert folded[0::4] == folded[1::4] == folded[2::4] == folded[3::4] and len(set(folded)) > 1
     assert counts.share("layers", folded) == pytest.approx(counts.share("layers", one_by_one), abs=0.0002)
@@ -118,18 +123,18 @@ def test_what_follows_from_an_input_target_is_folded_too():
 
 def test_a_target_is_folded_by_hand():
     # .3 of 100 in 4 layers is 120; 45 enter, the first two layers see 90 of them, the others 15 each
-    assert OmniDrop(keep=0.3, stages=2).plan(budget(entering=45)) == [0, 30, 0, 0]
-    assert Tuned(keep=0.3, stages=2).plan(budget(entering=45)) == [0, 30, 0, 0]
+    assert OmniDrop(keep=0.3, stages=2).plan(budget(input_count=45)) == [0, 30, 0, 0]
+    assert Tuned(keep=0.3, stages=2).plan(budget(input_count=45)) == [0, 30, 0, 0]
     # kv holds 5 of text in every layer: 420 * .3 = 126 = 4 * 5 + 90 + 2 * 8; and where layers forget, 26.5 stay of 45
-    assert OmniDrop(keep=0.3, budget="kv", stages=2).plan(budget(entering=45)) == [0, 37, 0, 0]
-    forgetful = OmniDrop(keep=0.3, budget="kv", evict=True, stages=2).plan(budget(entering=45))
+    assert OmniDrop(keep=0.3, budget="kv", stages=2).plan(budget(input_count=45)) == [0, 37, 0, 0]
+    forgetful = OmniDrop(keep=0.3, budget="kv", evict=True, stages=2).plan(budget(input_count=45))
     assert forgetful in ([0, 18, 0, 0], [0, 19, 0, 0])
     # "input": 45 enter, and two thirds of that is the layer mean, in stages as without them
-    assert OmniDrop(keep=0.45, budget="input", stages=2).plan(budget(entering=45)) == [0, 30, 0, 0]
+    assert OmniDrop(keep=0.45, budget="input", stages=2).plan(budget(input_count=45)) == [0, 30, 0, 0]
 
 
 @st.composite
-def plans(draw) -> tuple[Any, Budget, int]:
+def plans(draw) -> tuple[Any, TokenCounts, int]:
     """A method without stages, the counts of a prompt, and how many stages, 2 or more."""
     layers, total = draw(st.integers(2, 60)), draw(st.integers(1, 20_000))
     shared = {
@@ -144,7 +149,7 @@ def plans(draw) -> tuple[Any, Budget, int]:
     return method, counts, draw(st.integers(2, layers))
 
 
-def planned(method: Any, counts: Budget) -> list[int] | tuple[float, float]:
+def planned(method: Any, counts: TokenCounts) -> list[int] | tuple[float, float]:
     """Tokens that enter each layer, or the range that a refusal names."""
     try:
         drops = method.plan(counts)
@@ -155,7 +160,7 @@ def planned(method: Any, counts: Budget) -> list[int] | tuple[float, float]:
         )  # there the target is two thirds of what enters
         return low, high
     assert drops[-1] == 0
-    return counts_of(drops, counts.entering)
+    return counts_of(drops, counts.input_count)
 
 
 @settings(max_examples=400, deadline=None)
@@ -165,9 +170,9 @@ def test_stages_cost_what_the_layers_did_or_are_refused(setting):
     word = method.budget if method.budget != "input" else "layers"
     one_by_one, folded = planned(method, counts), planned(replace(method, stages=stages), counts)
     first = counts.layers // stages
-    floor = [counts.entering] * first + [0] * (counts.layers - first)  # nothing goes on after the first stage
+    floor = [counts.input_count] * first + [0] * (counts.layers - first)  # nothing goes on after the first stage
     # a plan may miss its target by one token a layer; FLOPs grow twice as fast, eviction leaves all layers one
-    steps = {"flops": 2, "kv": counts.layers if method.evict else 1}.get(word, 1)
+    steps = {"flops": 2, "total": 2, "kv": counts.layers if method.evict else 1}.get(word, 1)
     near = 2 * (0.002 + steps / counts.total)
     if isinstance(one_by_one, tuple):  # so are stages, but for a mean that is a little cheaper than its parts
         assert isinstance(folded, tuple) or abs(counts.share(word, folded, evict=method.evict) - method.keep) <= near
@@ -213,29 +218,32 @@ def test_the_usual_target_is_reached_with_three_stages_or_more(kind, mix, word):
     runs = MIXES[mix]
     total = sum(tokens for _, _, tokens, _ in runs)
     for layers in (16, 28, 36, 48):
-        counts = Budget(layers=layers, total=total, entering=total, text=60, shape=replace(SHAPE, layers=layers))
+        counts = TokenCounts(
+            layers=layers, total=total, input_count=total, text=60, shape=replace(SHAPE, layers=layers),
+            first=FirstToken(encoders=10**8 * total, whole=10**9 * total, newest=False),
+        )  # fmt: skip
         for stages in (3, 4, 5, 6, layers):
             method = kind(
                 keep=0.3125, budget=word, stages=stages
             )  # a silent video is thinned in steps of 1/192, to .302
-            entering = method.entering(runs, counts)
-            plan = counts_of(method.plan(replace(counts, entering=entering)), entering)
+            input_count = method.input_count(runs, counts)
+            plan = counts_of(method.plan(replace(counts, input_count=input_count)), input_count)
             assert counts.share(word, plan) == pytest.approx(0.3125, abs=0.01 if word == "input" else 0.002)
 
 
 def test_two_stages_cannot_take_from_sound_what_its_first_half_holds():
     runs = MIXES["sound"]
-    counts = Budget(layers=28, total=1500, entering=1500, text=60, shape=SHAPE)
+    counts = TokenCounts(layers=28, total=1500, input_count=1500, text=60, shape=SHAPE)
     method = OmniDrop(keep=0.3, stages=2)
-    entering = method.entering(runs, counts)
-    assert entering == 1050  # .7 of the sound
+    input_count = method.input_count(runs, counts)
+    assert input_count == 1050  # .7 of the sound
     with pytest.raises(
-        SettingError, match=r"keep=0.3 cannot be reached: .* OmniDrop in 2 stages keeps 0\.350 to 0\.700"
+        SettingError, match=r"keep=0.3 cannot be reached: .* OmniDrop in 2 stages keeps 0\.350 to 1\.000"
     ):
-        method.plan(replace(counts, entering=entering))
+        method.plan(replace(counts, input_count=input_count))
     method = Tuned(keep=0.3, stages=2)  # it lets in what two stages can deal with
-    entering = method.entering(runs, counts)
-    assert counts.share("layers", counts_of(method.plan(replace(counts, entering=entering)), entering)) == 0.3
+    input_count = method.input_count(runs, counts)
+    assert counts.share("layers", counts_of(method.plan(replace(counts, input_count=input_count)), input_count)) == 0.3
 
 
 @pytest.mark.parametrize("word", BUDGETS)
@@ -244,22 +252,23 @@ def test_two_stages_cannot_take_from_sound_what_its_first_half_holds():
 def test_a_single_stage_meets_its_target_at_the_input(kind, mix, word):
     runs = MIXES[mix]
     total = sum(tokens for _, _, tokens, _ in runs)
-    counts = Budget(layers=28, total=total, entering=total, text=60, shape=SHAPE)
+    first = FirstToken(encoders=10**8 * total, whole=10**9 * total, newest=False)
+    counts = TokenCounts(layers=28, total=total, input_count=total, text=60, shape=SHAPE, first=first)
     for keep in (0.35, 0.6):
         method = kind(keep=keep, budget=word, stages=1)
-        entering = method.entering(runs, counts)
-        assert method.plan(replace(counts, entering=entering)) == [0] * 28
+        input_count = method.input_count(runs, counts)
+        assert method.plan(replace(counts, input_count=input_count)) == [0] * 28
         # OmniDrop thins every frame but each fourth by the same number of tokens
-        assert counts.share(word, [entering] * 28) == pytest.approx(keep, abs=0.004)
+        assert counts.share(word, [input_count] * 28) == pytest.approx(keep, abs=0.004)
 
 
 def test_a_single_stage_refuses_what_its_input_stage_cannot_take():
     runs = MIXES["silent video"]
-    counts = Budget(layers=28, total=8640, entering=8640, text=60, shape=SHAPE)
+    counts = TokenCounts(layers=28, total=8640, input_count=8640, text=60, shape=SHAPE)
     method = OmniDrop(keep=0.1, stages=1)
-    entering = method.entering(runs, counts)
+    input_count = method.input_count(runs, counts)
     with pytest.raises(SettingError, match=r"OmniDrop's input stage keeps 0\.250 to 1\.000"):
-        method.plan(replace(counts, entering=entering))
+        method.plan(replace(counts, input_count=input_count))
 
 
 # the setting ----------------------------------------------------------------------------------------------------------
@@ -274,7 +283,7 @@ def test_stages_in_words_and_wrong_ones(kind):
         with pytest.raises(SettingError, match=rf"stages is {wrong!r}; it must be a whole number, 1 or more, or None"):
             kind(stages=wrong)
     with pytest.raises(SettingError, match="stages is 5; it must be a whole number from 1 to 4, the decoder's layers"):
-        kind(keep=0.3, stages=5).plan(budget(entering=45))
+        kind(keep=0.3, stages=5).plan(budget(input_count=45))
 
 
 def test_the_papers_settings_have_no_stages():
@@ -285,7 +294,7 @@ def test_the_papers_settings_have_no_stages():
 @pytest.mark.parametrize("family", ["qwen2_5", "qwen3"])
 def test_a_model_runs_in_stages(family, method):
     model, made = model_of(family), prompt(family, MEDIA["video"])
-    stages = len(adapt(model).layers) // 2
+    stages = len(adapt(model).decoder.layers) // 2
     with torch.no_grad(), omnidrop.prune(model, replace(method, stages=stages)) as trace:
         model(**made.inputs)
     lengths = [len(layer[0]) for layer in trace.kept]
@@ -316,17 +325,17 @@ def test_entering_is_what_the_input_stage_lets_in(name, word):
                 chosen = method.at_input(view)
             except SettingError as refusal:
                 with pytest.raises(SettingError, match=re.escape(str(refusal))):
-                    method.entering(view.runs, view.budget)
+                    method.input_count(view.runs, view.budget)
                 continue
             kept = chosen.kept if isinstance(chosen, Merged) else chosen
             expected = view.budget.total if kept is None else len(kept)
-            assert method.entering(view.runs, view.budget) == expected, (clips, keep)
+            assert method.input_count(view.runs, view.budget) == expected, (clips, keep)
             said += 1
     assert said >= len(SAMPLES)  # keep=1.0, everywhere
 
 
 def test_entering_of_a_diagnostic():
-    assert omnidrop.Cutoff(layer=1).entering([(1, 0, 100, 0)], budget()) == 100
+    assert omnidrop.Cutoff(layer=1).input_count([(1, 0, 100, 0)], budget()) == 100
 
 
 def test_a_method_that_does_not_say_what_enters_is_refused():
@@ -341,8 +350,8 @@ def test_a_method_that_does_not_say_what_enters_is_refused():
         def at_layer(self, view, k):
             raise AssertionError
 
-    with pytest.raises(SettingError, match="Quiet cannot be planned ahead: it has an input stage, but no `entering`"):
-        Quiet().entering([(1, 0, 100, 0)], budget())
+    with pytest.raises(SettingError, match=r"Quiet cannot be planned ahead: .* but no `input_count`"):
+        Quiet().input_count([(1, 0, 100, 0)], budget())
 
 
 # the parts of a prefill that an engine holds in its own hands --------------------------------------------------------
@@ -371,15 +380,18 @@ def test_padding_is_no_clip():
     assert runs_of(replace(layout, valid=valid), 0, OmniDrop().prunable) == [(1, 0, heard - 1, 0)]
 
 
-def test_the_key_of_a_prompt_is_that_of_its_row_in_a_batch():
+def test_the_prompt_hash_a_prompt_is_that_of_its_row_in_a_batch():
     rows = [prompt("qwen2_5", MEDIA[name], seed=i) for i, name in enumerate(("video", "three videos", "text"))]
     inputs = batch(rows)
-    together = Call(adapter=adapt(model_of("qwen2_5")), arguments=inputs).keys(inputs["attention_mask"].bool())
+    adapter = adapt(model_of("qwen2_5"))
+    together = ForwardInputs(adapter=adapter, names=names_of(adapter), args=(), kwargs=inputs).prompt_hashes(
+        inputs["attention_mask"].bool()
+    )
     for row, key in zip(rows, together, strict=True):
         ids = row.inputs["input_ids"][0]
-        assert key == key_of(ids) == key_of(ids.tolist()) == key_of(ids.int())
+        assert key == prompt_hash(ids) == prompt_hash(ids.tolist()) == prompt_hash(ids.int())
     assert len(set(together)) == 3
-    assert key_of([1, 2, 3]) == 0x2BCB8D87  # zlib.crc32(struct.pack("<3q", 1, 2, 3))
+    assert prompt_hash([1, 2, 3]) == 0x2BCB8D87  # zlib.crc32(struct.pack("<3q", 1, 2, 3))
 
 
 def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -390,7 +402,7 @@ def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return torch.cat([one * c - other * s, other * c + one * s], -1)
 
 
-def spread(prefill: Prefill, attended: Attended, heard: Callable[[], None]) -> Attended:
+def spread(prefill: Prefill, attended: AttentionInputs, heard: Callable[[], None]) -> AttentionInputs:
     """The same layer as an engine with two devices knows it: positions applied, half of the heads here, half there."""
     cos, sin = attended.rotary
     whole = replace(
@@ -434,14 +446,14 @@ def test_an_engine_drives_a_prefill_request_by_request(name, monkeypatch):
 
     layout = omnidrop.layout(model, made.inputs, query=method.query)
     prefill = Prefill(
-        method=method, layout=layout, keys=[key_of(made.inputs["input_ids"][0])], shape=adapt(model).shape,
-        device=torch.device("cpu"),
+        method=method, layout=layout, prompt_hashes=[prompt_hash(made.inputs["input_ids"][0])],
+        shape=adapt(model).decoder.shape, device=torch.device("cpu"),
     )  # fmt: skip
     (_, (embeds, saliency)), *steps = seen
     columns = prefill.enter(embeds, {kind: saliency[kind] for kind in method.saliency})
     runs, counts = runs_of(layout, 0, method.prunable), prefill._budget(0, prefill.totals[0])
-    assert len(prefill.rows[0].media) == method.entering(runs, counts)
-    width = layout.shape[1] if columns is None else columns.shape[1]
+    assert len(prefill.rows[0].media) == method.input_count(runs, counts)
+    width = columns.shape[1]
     asked: list[int] = []  # layers whose scores the method read
     for step, args in steps:
         if step == "merge":

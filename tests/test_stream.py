@@ -21,6 +21,8 @@ from omnidrop.errors import InputError, ModelError, SettingError
 from omnidrop.methods import Method
 from omnidrop.streaming import held, prefill
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ["qwen2_5", "qwen3"]
 ALL = omnidrop.OmniDrop(keep=1.0)
 MEL_FRAMES = 200  # a chunk
@@ -118,7 +120,8 @@ def test_one_segment_is_prune(family: str, method: str) -> None:
         assert torch.equal(ours.sequences, stock.sequences)
         for one, other in zip(ours.logits, stock.logits, strict=True):
             torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
-    assert streamed.trace.kv_bytes == trace.kv_bytes and streamed.trace.budgets == trace.budgets
+    left = {name: share for name, share in trace.budgets.items() if name != "total"}  # of segments it is not known
+    assert streamed.trace.kv_bytes == trace.kv_bytes and streamed.trace.budgets == left
     assert [len(row) for row in streamed.held] == [
         int((whole.modality[(trace.kept[-1] if chosen.evict else layer)[0]] != 0).sum()) for layer in trace.kept
     ]
@@ -359,14 +362,14 @@ def test_the_record_of_the_whole_prompt(tmp_path: Any) -> None:
 def test_time_scale() -> None:
     """Half as many positions a second: time is halved on the clip's axis, picture rows and columns are not."""
     from omnidrop.models import adapt
-    from omnidrop.streaming.place import frame, place
+    from omnidrop.streaming.place import frame_of, place
 
     model, whole = model_of("qwen2_5"), prompt("qwen2_5", CLIPS["silent video"], seed=39)
     adapter = adapt(model)
     parts = [(start, part, omnidrop.layout(model, part)) for start, part in cut(whole, 4)]
-    around = frame(adapter, parts[0][1], parts[0][2])
+    frame = frame_of(adapter, parts[0][1], parts[0][2])
     for start, part, who in parts:
-        full, half = (place(adapter, part, who, around, start, scale).at - around.base for scale in (1.0, 0.5))
+        full, half = (place(adapter, part, who, frame, start, scale).positions - frame.base for scale in (1.0, 0.5))
         assert torch.equal(half[1:], full[1:])
         assert torch.equal(half[0], full[0] // 2)
     short = prefill(model, cut(whole, 4), method=ALL, time_scale=0.5)

@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from omnidrop_lab.needle import clip, files, render
 
 import omnidrop
-from omnidrop import media, memory, prompt
+from omnidrop import loading, media, memory
 from omnidrop.cli import main
 from omnidrop.errors import InputError, MediaError, SettingError
 from omnidrop.models import adapt
-from omnidrop.needle import clip, files, render
 from omnidrop.streaming import check_segment
 
 pytest.importorskip("av")
 
-DEMO = prompt.TINY.parent / "demo.mp4"  # 16 s, 2 pictures a second, with sound
+pytestmark = pytest.mark.slow
+
+DEMO = loading.TINY.parent / "demo.mp4"  # 16 s, 2 pictures a second, with sound
 QUESTION = "what color is the circle ?"
 ALL = omnidrop.OmniDrop(keep=1.0)
 
@@ -91,6 +93,11 @@ def test_what_cannot_be_cut(tmp_path: Path) -> None:
         next(media.segments(DEMO, 1.5))
     with pytest.raises(SettingError, match="fps is 0"):
         next(media.segments(DEMO, 4.0, 0))
+    for seconds in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(SettingError, match=f"seconds is {seconds}; it must be above 0"):
+            next(media.segments(DEMO, seconds))
+    with pytest.raises(MediaError, match=r"bytes of pictures, and the limit is 100000; .*Limits\(memory="):
+        next(media.segments(DEMO, 4.0, limits=media.Limits(memory=100_000)))
     with pytest.raises(MediaError, match="does not exist"):
         next(media.segments(tmp_path / "none.mp4", 4.0))
     from PIL import Image
@@ -146,7 +153,7 @@ def test_segments_of_whole_windows(loaded: tuple[Any, Any]) -> None:
         thinker = tiny.THINKERS[family](layers=2)
         adapter = adapt(thinker)
         for name, value in sizes.items():
-            setattr(adapter.audio_encoder, name, value)
+            setattr(adapter.audio.module, name, value)
 
         class Whisper:
             class feature_extractor:  # noqa: N801
@@ -199,3 +206,25 @@ def test_the_command(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
 def test_the_commands_errors(capsys: pytest.CaptureFixture, arguments: tuple, text: str) -> None:
     status, out, err = run(capsys, *arguments, "-q")
     assert status == 2 and out == "" and text in err and err.count("\n") == 1
+
+
+def test_what_the_reader_had_to_do_is_said(
+    loaded: tuple[Any, Any], capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    made = clip("dev", 0, 5)
+    path = files.write_arrays(tmp_path / "a.mp4", render.frames(made, 84)[:16], render.waveform(made)[: 4 * 16_000])
+    said = f"the pictures of {path} end at second 8.0 and its sound at second 4."
+    model, processor = loaded
+    streamed = omnidrop.stream(model, processor, path, QUESTION, method=ALL, segment=4.0)
+    assert len(streamed.notes) == 1 and streamed.notes[0].startswith(said)
+    for options in ((), ("--segment", 4)):
+        status, out, err = run(capsys, path, QUESTION, *options, "--json")
+        document = json.loads(out)
+        notes = document["notes"] if options else document["media"][0]["notes"]
+        assert status == 0 and f"note: {said}" in err and notes[0].startswith(said)
+
+
+def test_limits_reach_the_reader(loaded: tuple[Any, Any]) -> None:
+    model, processor = loaded
+    with pytest.raises(MediaError, match=r"Limits\(seconds="):
+        omnidrop.stream(model, processor, DEMO, QUESTION, method=ALL, limits=media.Limits(seconds=10))

@@ -9,7 +9,8 @@ from prompts import Video, batch, prompt
 from tiny import Ids
 
 import omnidrop
-from omnidrop import InputError, Modality, SettingError, TokenLayout, tokens
+from omnidrop import InputError, Modality, SettingError, TokenLayout
+from omnidrop.core import tokens
 
 
 @pytest.mark.parametrize("clips", CLIPS)
@@ -68,6 +69,66 @@ def test_query_rows(query):
     assert torch.equal(got, want)
 
 
+def turn(role: int, text: list[int], *, newline: bool = True, closed: bool = True) -> list[int]:
+    line = [Ids.NEWLINE] * newline
+    return [Ids.IM_START, role, *line, *text, *([Ids.IM_END, *line] if closed else [])]
+
+
+ASKED, OLDER = [21, Ids.USER, 23, 22], [31, 32]
+
+
+@pytest.mark.parametrize("family", ["qwen2_5", "qwen3"])
+@pytest.mark.parametrize("newline", [True, False])
+@pytest.mark.parametrize(
+    ("later", "asks"),
+    [
+        ([(Ids.USER, ASKED)], ASKED),
+        ([(Ids.USER, OLDER), (Ids.ASSISTANT, [41, 42, 43]), (Ids.USER, ASKED)], ASKED),
+        ([(Ids.USER, ASKED), (Ids.ASSISTANT, [41])], ASKED),  # an answer that is closed: the question stays
+        ([], None),  # the first turn's
+    ],
+    ids=["second turn", "third turn", "answered", "one turn"],
+)
+def test_the_newest_question_of_a_dialogue_asks(family, newline, later, asks):
+    made = prompt(family, MEDIA["video"])
+    ids = made.inputs["input_ids"][0].tolist() + [33, 34, Ids.IM_END] + [Ids.NEWLINE] * newline
+    for role, text in later:
+        ids += turn(role, text, newline=newline)
+    ids += turn(Ids.ASSISTANT, [], newline=newline, closed=False)
+    pad = 5  # of a longer row beside it
+    mask = torch.ones(1, len(ids) + pad, dtype=torch.long)
+    mask[0, :pad] = 0
+    inputs = {**made.inputs, "input_ids": torch.tensor([[Ids.IM_END] * pad + ids]), "attention_mask": mask}
+    rows = {q: omnidrop.layout(model_of(family), inputs, query=q).query[0] for q in ("question", "after_media", "last")}
+    first = made.inputs["input_ids"][0][made.question].tolist()
+    assert inputs["input_ids"][0][rows["question"]].tolist() == (first if asks is None else asks)
+    assert rows["after_media"].nonzero().flatten().tolist() == list(
+        range(pad + int(torch.where(made.modality != 0)[0][-1]) + 1, pad + len(ids))
+    )  # the paper's rule: every later turn
+    assert rows["last"].nonzero().flatten().tolist() == [pad + len(ids) - 1]
+
+
+def test_an_open_turn_of_the_user_asks():
+    made, model = prompt("qwen2_5", MEDIA["video"]), model_of("qwen2_5")
+    for text, asks in ((ASKED, ASKED), ([], [Ids.NEWLINE])):  # nothing asked yet: the newest token
+        ids = [
+            *made.inputs["input_ids"][0].tolist(), 33, Ids.IM_END, Ids.NEWLINE, *turn(Ids.USER, text, closed=False)
+        ]  # fmt: skip
+        inputs = {**made.inputs, "input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids))}
+        assert torch.tensor(ids)[omnidrop.layout(model, inputs, query="question").query[0]].tolist() == asks
+
+
+def test_media_of_the_newest_turn_come_before_its_question():
+    """The turn's text before its own media cannot see them: what stands behind them asks, as in a single turn."""
+    made, model = prompt("qwen2_5", MEDIA["three videos"]), model_of("qwen2_5")
+    ids = made.inputs["input_ids"][0].tolist()
+    second = int(torch.where((made.modality == Modality.VIDEO) & (made.item == 1))[0][0]) - 2  # with its two openings
+    ids[second:second] = [*OLDER, Ids.IM_END, Ids.NEWLINE, *turn(Ids.ASSISTANT, [41]), *turn(Ids.USER, [24, 25])[:-2]]
+    inputs = {**made.inputs, "input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids))}
+    asks = torch.tensor(ids)[omnidrop.layout(model, inputs, query="question").query[0]].tolist()
+    assert asks == made.inputs["input_ids"][0][made.question].tolist()
+
+
 def test_a_question_before_the_media_falls_to_the_header():
     made = prompt("qwen2_5", MEDIA["video"], question_first=True)
     got = omnidrop.layout(model_of("qwen2_5"), made.inputs).query[0]
@@ -75,8 +136,8 @@ def test_a_question_before_the_media_falls_to_the_header():
     ends = made.inputs["input_ids"][:, : int(torch.where(made.modality != 0)[0][-1]) + 1]
     assert int(ends[0, -1]) in (Ids.AUDIO, Ids.VIDEO)
     cut = tokens.build(  # a prompt that ends with its media: the last token asks
-        ends, None, omnidrop.models.adapt(model_of("qwen2_5")).vocabulary,
-        omnidrop.models.adapt(model_of("qwen2_5")).sizes_of(made.inputs),
+        ends, None, omnidrop.models.adapt(model_of("qwen2_5")).prompt.vocabulary,
+        omnidrop.models.adapt(model_of("qwen2_5")).prompt.sizes_of(made.inputs),
     )  # fmt: skip
     assert cut.query[0].nonzero().flatten().tolist() == [ends.shape[1] - 1]
 
@@ -92,7 +153,7 @@ def test_errors():
     with pytest.raises(SettingError, match="choose one of 'after_media', 'question', 'last'"):
         omnidrop.layout(model, made.inputs, query="all")
     nameless = tokens.Vocabulary(audio=Ids.AUDIO, video=Ids.VIDEO, image=Ids.IMAGE)
-    sizes = omnidrop.models.adapt(model).sizes_of(made.inputs)
+    sizes = omnidrop.models.adapt(model).prompt.sizes_of(made.inputs)
     with pytest.raises(InputError, match="end-of-turn token"):
         tokens.build(made.inputs["input_ids"], None, nameless, sizes, "question")
     with pytest.raises(SettingError, match="bool tensor of shape"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ from prompts import batch, prompt
 
 import omnidrop
 from omnidrop import InputError, Trace
-from omnidrop.budget import DecoderShape
-from omnidrop.tokens import TokenLayout
-from omnidrop.trace import Cost, Record
+from omnidrop.core.budget import DecoderShape
+from omnidrop.core.tokens import TokenLayout
+from omnidrop.core.trace import Cost, Record
 
 
 def layout(modality: list[list[int]], valid: list[list[int]]) -> TokenLayout:
@@ -57,6 +58,24 @@ def test_shares_by_hand():
     assert trace.keep == pytest.approx((5 / 7 + 2 / 7) / 2)
 
 
+def test_what_was_encoded_is_counted_saved_and_checked(tmp_path):
+    assert Trace(record()).encoded == Cost(4, 4)  # video tokens of both rows
+    assert "were encoded" not in Trace(record()).summary()
+    some = record()
+    some.encoded = [torch.tensor([3, 4]), torch.tensor([5])]
+    trace = Trace(some)
+    assert trace.encoded == Cost(3, 4)
+    assert "3 of 4 video tokens were encoded" in trace.summary()
+    trace.save(tmp_path / "trace.json")
+    assert Trace.load(tmp_path / "trace.json").encoded == Cost(3, 4)
+    for wrong, said in (
+        ([[3, 4]], "has 1 rows"), ([[4, 3], [5]], "ascending"), ([[3, 7], [5]], "below 7"),
+        ([[1, 3, 4], [5]], "no video token"), ([[3], [5]], "entered the decoder"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=said):
+            Trace.from_json({**trace.to_json(), "encoded": wrong})
+
+
 def test_flops_by_hand():
     # one layer of n tokens: q and o 8x8 each, k and v 8x4 each, MLP 8x48; 2 operations per multiply-add
     def layer(n: int) -> int:
@@ -79,6 +98,40 @@ def test_cache_bytes_by_hand():
 def test_an_empty_trace_says_what_to_do():
     with pytest.raises(InputError, match="run the model on a prompt"):
         _ = Trace().keep
+
+
+def test_a_record_leaves_the_device_and_only_a_reader_waits(monkeypatch):
+    """What PyTorch is asked for, since no GPU is here: every tensor once, without waiting, and an event behind."""
+    asked, waited = [], []
+
+    class OnDevice:
+        is_cuda, device = True, torch.device("cuda:0")
+
+        def detach(self):
+            return self
+
+        def to(self, where, *, non_blocking):
+            asked.append((self, where, non_blocking))
+            return torch.arange(3)
+
+    class Event:
+        def record(self, stream):
+            assert stream == "the stream of cuda:0" and asked
+
+        def synchronize(self):
+            waited.append(len(asked))
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
+    first, second, score = OnDevice(), OnDevice(), OnDevice()
+    made = replace(record(), kept=[[first], [first], [second]], scores=[[score]])
+    trace = Trace()
+    trace.add(made)
+    assert asked == [(each, "cpu", True) for each in (first, second, score)] and not waited
+    assert all(isinstance(row, torch.Tensor) for (row,) in [*made.kept, *made.scores])
+    assert trace.flops.pruned > 0 and not waited  # lengths are known without the values
+    assert trace.kept[0][0] is trace.kept[1][0] and waited == [3]
+    assert trace.scores is not None and waited == [3]
 
 
 def test_history_and_file(tmp_path):

@@ -49,7 +49,7 @@ def test_quantised_linears(family):
     runs = []
     for make in (rounded, Int8Linear):
         model = tiny.THINKERS[family](seed=0)
-        for part in (omnidrop.models.adapt(model).decoder, omnidrop.models.adapt(model).audio_encoder):
+        for part in (omnidrop.models.adapt(model).decoder.module, omnidrop.models.adapt(model).audio.module):
             quantise(part, make)
         model.lm_head = make(model.lm_head)
         with torch.no_grad(), omnidrop.prune(model, omnidrop.OmniDrop()) as trace:

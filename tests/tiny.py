@@ -1,9 +1,8 @@
 """Tiny random omni models, built from config: the tests' models. Nothing is downloaded and nothing of omnidrop is used.
 
-What these are not: the defaults of transformers scaled down. With the stock initialisation a tiny model attends almost
-uniformly, so every importance score ties to six digits and a test of "which tokens remain" would test rounding. Here
-weights are drawn with unit gain and sharpened queries and keys, so scores differ by far more than float32 noise.
-`prompts.py` builds the inputs.
+With the stock initialisation a tiny model attends almost uniformly, so every importance score ties to six digits and a
+test of "which tokens remain" would test rounding. Here weights are drawn with unit gain and sharpened queries and keys,
+so scores differ by far more than float32 noise. `prompts.py` builds the inputs.
 """
 
 from __future__ import annotations

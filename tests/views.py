@@ -7,9 +7,9 @@ from dataclasses import fields, replace
 
 import torch
 
-from omnidrop.budget import Budget, DecoderShape
+from omnidrop.core.budget import DecoderShape, FirstToken, TokenCounts
+from omnidrop.core.tokens import Modality
 from omnidrop.methods.base import InputView
-from omnidrop.tokens import Modality
 
 SHAPE = DecoderShape(layers=4, hidden=8, heads=1, kv_heads=1, head_dim=8, mlp=24, vocabulary=9, bytes_per_value=2)
 AUDIO, VIDEO = int(Modality.AUDIO), int(Modality.VIDEO)
@@ -43,6 +43,7 @@ def sample(
     modality, item, frame, chunk = torch.tensor(rows).T
     n, generator = len(rows), torch.Generator().manual_seed(seed)
     drawn, ranked = torch.randn(n, width, generator=generator), torch.rand(n, generator=generator)
+    first = FirstToken(encoders=100 * n, whole=100 * n, newest=False)
     return InputView(
         modality=modality,
         item=item,
@@ -50,9 +51,9 @@ def sample(
         chunk=chunk,
         features=drawn if features is None else features,
         question=torch.zeros(1, width),
-        key=seed,
+        prompt_hash=seed,
         runs=runs,
-        budget=Budget(layers=SHAPE.layers, total=n, entering=n, text=7, shape=SHAPE),
+        budget=TokenCounts(layers=SHAPE.layers, total=n, input_count=n, text=7, shape=SHAPE, first=first),
         max_chunk=base - 1,
         saliency=(ranked if saliency is None else saliency) * (modality == AUDIO),
     )

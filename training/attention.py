@@ -1,9 +1,8 @@
 """Attention of a composed row: media causally, then the text behind them under its mask.
 
-What it is: what SDPA with the whole mask gives, in two calls. What it is not: another pattern; `llm.py` alone uses it.
-The one idea: everything before the text behind the media is plainly causal, for every mask of the recipe. That part
-needs no mask and half of the products, and the masks have rows for the text alone: without this, long clips spend most
-of their time on what no row may see.
+What SDPA with the whole mask gives, in two calls. `llm.py` alone uses it. Everything before the text behind the media
+is plainly causal, for every mask of the recipe. That part needs no mask and half of the products, and the masks have
+rows for the text alone: without this, long clips spend most of their time on what no row may see.
 """
 
 from __future__ import annotations

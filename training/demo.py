@@ -1,8 +1,8 @@
 """Choose and write the shipped demo clip: `python -m training.demo MODEL ASSETS`.
 
-What it is: a search over clips of the TEST split for one that has a question of every type and on which the unpruned
-model answers most of them rightly (the lowest such index wins). The clip is therefore chosen, not typical:
-docs/needle.md says so, and accuracies are measured on all clips, never on this one.
+A search over clips of the TEST split for one that has a question of every type and on which the unpruned model answers
+most of them rightly (the lowest such index wins). The clip is therefore chosen, not typical: docs/needle.md says so,
+and accuracies are measured on all clips, never on this one.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from omnidrop.needle import clip, files, prompts, questions
-from omnidrop.needle.task import SEQUENCES, TYPES
+from omnidrop_lab.needle import clip, files, prompts, questions
+from omnidrop_lab.needle.task import SEQUENCES, TYPES
 
 
 def main() -> None:

@@ -1,11 +1,14 @@
 """Stage 1: both encoders alone, on single chunks, by what each of their output tokens says.
 
-What it is: linear probes on every token (a video token names the colour and shape in its cell, an audio token the pitch
-and pattern of its chunk), trained with the encoders and thrown away. What it is not: the language model.
-Afterwards the outputs are scaled to rms .7, so that they meet word embeddings at eye level.
+Linear probes on every token (a video token names what is in its cell or quarter, an audio token the pitch and pattern
+of its chunk), trained with the encoders and thrown away. Afterwards the outputs are scaled to rms .7, so that they meet
+word embeddings at eye level.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -15,39 +18,34 @@ from omnidrop.models import adapt
 from training import build
 from training.chunks import EMPTY, Chunks
 
-GRID = torch.tensor([[2, 6, 6]])
-
 
 def video_features(model, pixels: torch.Tensor) -> torch.Tensor:
-    """(N, 72, 1176) -> (N, 18, width)"""
-    grid = GRID.repeat(len(pixels), 1)
+    """(N, patches of a chunk, 1176) -> (N, video tokens of a chunk, width)"""
+    side = int((pixels.shape[1] // 2) ** 0.5)
+    grid = torch.tensor([[2, side, side]]).repeat(len(pixels), 1)
     # one batched call: attention stays inside each temporal grid, as in the model's own forward
-    out = adapt(model).vision_encoder(pixels.flatten(0, 1).float(), grid_thw=grid).pooler_output
-    return out.reshape(len(pixels), build.VIDEO_PER_CHUNK, -1)
+    out = adapt(model).vision.module(pixels.flatten(0, 1).float(), grid_thw=grid).pooler_output
+    return out.reshape(len(pixels), pixels.shape[1] // 4, -1)
 
 
 def audio_features(model, mel: torch.Tensor) -> torch.Tensor:
     """(N, 64, 40) -> (N, 10, width)"""
     lengths = torch.full((len(mel),), mel.shape[2])
-    out = adapt(model).audio_encoder(mel.float().transpose(0, 1).flatten(1), feature_lens=lengths).last_hidden_state
+    out = adapt(model).audio.module(mel.float().transpose(0, 1).flatten(1), feature_lens=lengths).last_hidden_state
     return out.reshape(len(mel), build.AUDIO_PER_CHUNK, -1)
 
 
-def video_targets(labels: torch.Tensor) -> torch.Tensor:
-    """(N, 18, 2): colour and shape of the cell that each token covers."""
-    out = torch.full((len(labels), 9, 2), EMPTY)
-    held = labels[:, 4] >= 0
-    rows = torch.arange(len(labels))[held]
-    out[rows, labels[held, 4]] = labels[held, :2]
-    return out.repeat(1, 2, 1)
+Hearing = Callable[[Any, int], tuple[torch.Tensor, float]]
 
 
-def train(model, data: Chunks, steps: int, seed: int, batch: int = 64, log=print) -> dict[str, float]:
-    """Train in place; returns token accuracies on the last eighth of the data, which is held out."""
+def train(model, data: Chunks, steps: int, seed: int, batch: int = 64, hearing: Hearing | None = None,
+          log=print) -> dict[str, float]:  # fmt: skip
+    """Train in place; returns token accuracies on the last eighth of the data, which is held out. `hearing`: a further
+    loss of the model and a step, and the accuracy that it stands for, of a level with spoken questions."""
     torch.manual_seed(seed)
-    width = build.WIDTH
-    probes = nn.ModuleDict({name: nn.Linear(width, 7) for name in ("color", "shape", "pitch", "pattern")})
-    towers = [adapt(model).vision_encoder, adapt(model).audio_encoder]
+    width = adapt(model).decoder.module.config.hidden_size
+    probes = nn.ModuleDict({name: nn.Linear(width, 7) for name in data.targets})
+    towers = [adapt(model).vision.module, adapt(model).audio.module]
     for tower in towers:  # the class's .02 is for wide models
         for weight in tower.parameters():
             if weight.ndim >= 2:
@@ -59,13 +57,11 @@ def train(model, data: Chunks, steps: int, seed: int, batch: int = 64, log=print
 
     def losses(rows):
         video, audio = video_features(model, data.pixels[rows]), audio_features(model, data.mel[rows])
-        want = video_targets(data.labels[rows])
-        weight = torch.tensor([1.0] * 6 + [0.15])  # most cells are empty
+        rare = torch.tensor([1.0] * 6 + [0.15])  # most cells are empty
         out = {}
-        for i, name in enumerate(("color", "shape")):
-            out[name] = (probes[name](video), want[..., i], weight)
-        for i, name in enumerate(("pitch", "pattern")):
-            out[name] = (probes[name](audio), data.labels[rows, 2 + i, None].expand(-1, audio.shape[1]), None)
+        for name, want in data.targets.items():
+            seen = name not in ("pitch", "pattern")
+            out[name] = (probes[name](video if seen else audio), want[rows], rare if seen else None)
         size = sum((f.pow(2).mean().sqrt() - 1).pow(2) for f in (video, audio))  # keep the scale near one
         return out, size
 
@@ -75,6 +71,9 @@ def train(model, data: Chunks, steps: int, seed: int, batch: int = 64, log=print
         rows = torch.randint(n_train, (batch,), generator=generator)
         out, size = losses(rows)
         loss = sum(F.cross_entropy(a.flatten(0, 1), b.flatten(), weight=w) for a, b, w in out.values()) + 0.1 * size
+        if hearing is not None:
+            heard, _ = hearing(model, step)
+            loss = loss + heard
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -87,11 +86,14 @@ def train(model, data: Chunks, steps: int, seed: int, batch: int = 64, log=print
         for name, (logits, want, _) in out.items():
             held = want != EMPTY
             accuracy[name] = (logits.argmax(-1) == want)[held].float().mean().item()
-            accuracy[name + " empty"] = (logits.argmax(-1) == want)[~held].float().mean().item()
+            if not held.all():
+                accuracy[name + " empty"] = (logits.argmax(-1) == want)[~held].float().mean().item()
+        if hearing is not None:
+            accuracy["spoken words"] = hearing(model, steps)[1]
         rows = torch.arange(min(512, len(data.labels)))
         for features, last in (
-            (video_features(model, data.pixels[rows]), adapt(model).vision_encoder.merger.mlp[-1]),
-            (audio_features(model, data.mel[rows]), adapt(model).audio_encoder.proj),
+            (video_features(model, data.pixels[rows]), adapt(model).vision.module.merger.mlp[-1]),
+            (audio_features(model, data.mel[rows]), adapt(model).audio.module.proj),
         ):
             scale = 0.7 / features.pow(2).mean().sqrt()
             last.weight.mul_(scale)
@@ -101,7 +103,7 @@ def train(model, data: Chunks, steps: int, seed: int, batch: int = 64, log=print
 
 @torch.no_grad()
 def features(model, data: Chunks, batch: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
-    """All chunks through the encoders: (N, 18, width) and (N, 10, width), float16."""
+    """All chunks through the encoders: (N, video tokens, width) and (N, 10, width), float16."""
     parts = range(0, len(data.labels), batch)
     video = torch.cat([video_features(model, data.pixels[i : i + batch]).half() for i in parts])
     audio = torch.cat([audio_features(model, data.mel[i : i + batch]).half() for i in parts])

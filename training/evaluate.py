@@ -1,10 +1,9 @@
 """Accuracy of a saved model on rendered clips: `python -m training.evaluate FOLDER --split test --clips 100`.
 
-What it is: files written, decoded, through the real processor, the class's own encoders and layers; and the diagnostic
-"nobody sees media after layer l". An answer is right when all of its words and its end are. What it is not:
-`omnidrop needle`, which compares methods.
-The one idea: what is before the text behind the media is the same for every question, and no diagnostic hides anything
-from it: a clip is read once, and each question goes on from the key/value cache.
+Files written, decoded, through the real processor, the class's own encoders and layers; and the diagnostic "nobody sees
+media after layer l". An answer is right when all of its words and its end are. What is before the text behind the media
+is the same for every question, and no diagnostic hides anything from it: a clip is read once, and each question goes on
+from the key/value cache.
 """
 
 from __future__ import annotations
@@ -18,10 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from omnidrop_lab.needle import prompts
+from omnidrop_lab.needle.task import LONGEST, SEQUENCES
 
+from omnidrop.engine.upstream import MASK_CACHE, cache_of
 from omnidrop.models import adapt
-from omnidrop.needle import prompts
-from omnidrop.needle.task import LONGEST, SEQUENCES
 from training import build
 
 LENGTHS = (4, 16, 32)  # chunks of the clips that are measured beside those of `report`'s own length
@@ -40,7 +40,7 @@ class Reading:
     @torch.no_grad()
     def __init__(self, model, front, pictures, sound):
         self.model, self.words, self.template = model, front.tokenizer, front.apply_chat_template
-        self.decoder = adapt(model).decoder
+        self.decoder = adapt(model).decoder.module
         x = build.process(front, [self._prompt("")], [pictures], [sound])
         ids = x["input_ids"]
         token = {"audio": self.words.audio_token_id, "video": self.words.video_token_id}
@@ -59,9 +59,8 @@ class Reading:
         for name, values in features.items():
             embedded[0, self.at[name]] = values.to(embedded.dtype)
         positions = self._positions(self.before + self._behind(""))[:, :, :stop]
-        self.cache = self.decoder(
-            inputs_embeds=embedded, position_ids=positions, use_cache=True
-        ).past_key_values  # of the text before the media, and of the media
+        out = self.decoder(inputs_embeds=embedded, position_ids=positions, use_cache=True)
+        self.cache = cache_of(out)  # of the text before the media, and of the media
 
     def _prompt(self, text: str) -> str:
         return self.template(prompts.conversation("-", text), add_generation_prompt=True, tokenize=False)
@@ -95,9 +94,10 @@ class Reading:
     def _next(self, ids: list[int], positions: torch.Tensor, blind_after: int | None, hide: tuple[str, ...]) -> int:
         """The token that follows `ids`, which the cache takes in."""
         hidden = self.model.get_input_embeddings()(torch.tensor([ids]))
+        cache = {MASK_CACHE: self.cache}
         if blind_after is None:
             hidden = self.decoder(
-                inputs_embeds=hidden, position_ids=positions, past_key_values=self.cache, use_cache=True
+                inputs_embeds=hidden, position_ids=positions, use_cache=True, **cache
             ).last_hidden_state
             return int(self.model.lm_head(hidden[:, -1]).argmax())
         past = self.cache.get_seq_length()
@@ -108,7 +108,7 @@ class Reading:
         rotary = self.decoder.rotary_emb(hidden, positions)
         for i, layer in enumerate(self.decoder.layers):
             mask = (sees if i <= blind_after else blind)[None, None]
-            hidden = layer(hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=self.cache)
+            hidden = layer(hidden, attention_mask=mask, position_embeddings=rotary, **cache)
         return int(self.model.lm_head(self.decoder.norm(hidden)[:, -1]).argmax())
 
     def answers(self, questions, **how) -> list[str]:
@@ -121,7 +121,7 @@ class Reading:
 def accuracy(model, front, split: str, n_clips: int, n_chunks: int, ways: Sequence[dict] = ({},),
              draws: int = 3) -> list[dict[str, dict]]:  # fmt: skip
     """A table by type for each of the ways to ask (what `Reading.ask` takes). Each clip is rendered and read once."""
-    from omnidrop.needle import clip, files, questions
+    from omnidrop_lab.needle import clip, files, questions
 
     counts: list[dict[str, list[int]]] = [defaultdict(lambda: [0, 0]) for _ in ways]
     with tempfile.TemporaryDirectory() as folder:

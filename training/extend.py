@@ -1,9 +1,9 @@
 """New words for a finished run: `python -m training.extend runs/old runs/new --seed 0`, then `training.tiny` goes on.
 
-What it is: a copy of a run's state in which the embedding table and the head have rows for the words that were appended
-to `build.WORDS` since, initialised like all others were. What it is not: training.
-The one idea: words are appended only, so old rows keep their places, and what was learned stays; the optimiser knows
-nothing about the new rows, so its moments there are zero. The learning rate begins anew at the step reached.
+A copy of a run's state in which the embedding table and the head have rows for the words that were appended to
+`build.WORDS` since, initialised like all others were. Words are appended only, so old rows keep their places, and what
+was learned stays; the optimiser knows nothing about the new rows, so its moments there are zero. The learning rate
+begins anew at the step reached.
 """
 
 from __future__ import annotations

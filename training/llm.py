@@ -1,9 +1,8 @@
 """Stage 2: the language model alone, from random weights, on composed clips.
 
-What it is: the forward pass over the model's own layers with one mask a layer, the losses and the loop. What it is not:
-a change to the model: masks and extra losses exist in training only.
-The one idea: where real omni models look things up, in the middle layers, this one shall too. In 80 % of the steps the
-question sees no media before layer 5; by layer 11 the key must know the answer.
+The forward pass over the model's own layers with one mask a layer, the losses and the loop. Where real omni models look
+things up, in the middle layers, this one shall too. In 80 % of the steps the question sees no media before layer 5; by
+layer 11 the key must know the answer.
 """
 
 from __future__ import annotations
@@ -11,16 +10,16 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from omnidrop_lab.needle.task import MAX_CHUNKS
 from torch import nn
 
 from omnidrop.models import adapt
-from omnidrop.needle.task import MAX_CHUNKS
 from training import attention, build
 from training.compose import IGNORE, Batch, Composer
 
@@ -33,23 +32,45 @@ PEAK = 1.2e-3  # learning rate
 
 
 class Heads(nn.Module):
-    """Training-only read-outs of single chunks."""
+    """Training-only read-outs of single chunks, of the plain level."""
 
-    def __init__(self):
+    def __init__(self, sizes: build.Sizes = build.PLAIN):
         super().__init__()
+        self.sizes = sizes
         own = ("color", "shape", "pitch", "pattern")
-        self.own = nn.ModuleDict({name: nn.Linear(build.WIDTH, 7) for name in own})
-        self.last = nn.ModuleDict({name: nn.Linear(build.WIDTH, 7) for name in own})
-        self.count = nn.ModuleDict({name: nn.Linear(build.WIDTH, 7) for name in ("things", "sounds")})
-        self.index = nn.Linear(build.WIDTH, MAX_CHUNKS)
+        self.own = nn.ModuleDict({name: nn.Linear(sizes.width, 7) for name in own})
+        self.last = nn.ModuleDict({name: nn.Linear(sizes.width, 7) for name in own})
+        self.count = nn.ModuleDict({name: nn.Linear(sizes.width, 7) for name in ("things", "sounds")})
+        self.index = nn.Linear(sizes.width, MAX_CHUNKS)
+
+    def losses(
+        self, bound: torch.Tensor, previous: torch.Tensor, facts: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """From (B, n, tokens of a chunk, width) after layers `BIND` and `PREVIOUS`."""
+        out = {"bind": sum(says(self.own[name], bound[:, :, -3:], facts[name]) for name in self.own) / 4}
+        out["index"] = says(self.index, bound, facts["index"])
+        end = self.sizes.video_per_chunk
+        where = {"color": [end - 2, end - 1, -2, -1], "shape": [end - 2, end - 1, -2, -1]}
+        spoken = {name: previous[:, :, where.get(name, [-2, -1])] for name in self.last}
+        out["last"] = sum(says(self.last[name], spoken[name], facts["last " + name]) for name in self.last) / 4
+        out["count"] = sum(says(self.count[name], previous[:, :, -2:], facts[name]) for name in self.count) / 2
+        return out
+
+
+def says(layer: nn.Module, hidden: torch.Tensor, fact: torch.Tensor) -> torch.Tensor:
+    """The loss of naming each chunk's fact (B, n) at every token given, (B, n, tokens, width)."""
+    want = fact[..., None].expand(hidden.shape[:-1])
+    return F.cross_entropy(layer(hidden).flatten(0, -2), want.flatten())
 
 
 def forward(model, batch: Batch, masks: list[torch.Tensor]) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
     """Last hidden state (normed) and the raw ones after the read-out layers."""
-    lm = adapt(model).decoder
+    lm = adapt(model).decoder.module
     hidden = lm.embed_tokens(batch.embeds_ids)
     start, n = batch.media_start, batch.media.shape[1]
     hidden = torch.cat([hidden[:, :start], batch.media, hidden[:, start + n :]], 1)
+    if batch.spoken is not None:
+        hidden = hidden.masked_scatter(batch.spoken_at[..., None], batch.spoken.to(hidden.dtype))
     rotary = lm.rotary_emb(hidden, batch.positions)
     kept = {}
     with attention.installed(lm):
@@ -68,27 +89,19 @@ def read_out(head, hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def losses(model, heads: Heads, batch: Batch, masks: list[torch.Tensor]) -> tuple[dict, torch.Tensor]:
     """The losses by name, and which questions are answered rightly."""
     final, kept = forward(model, batch, masks)
-    norm, head = adapt(model).decoder.norm, model.lm_head
+    norm, head = adapt(model).decoder.module.norm, model.lm_head
     out = {
         "answer": read_out(head, final, batch.answer),
         "hint": read_out(head, final, batch.hint),
         "middle": read_out(lambda h: head(norm(h)), kept[MIDDLE], batch.middle),
     }
     start, n = batch.media_start, batch.media.shape[1]
-    by_chunk = lambda h: F.rms_norm(h[:, start : start + n].unflatten(1, (-1, build.PER_CHUNK)), (build.WIDTH,))  # noqa: E731
-    bound, previous = by_chunk(kept[BIND]), by_chunk(kept[PREVIOUS])
 
-    def says(layer, hidden, name):  # every given token of each chunk names the chunk's fact
-        want = batch.facts[name][..., None].expand(hidden.shape[:-1])
-        return F.cross_entropy(layer(hidden).flatten(0, -2), want.flatten())
+    def by_chunk(hidden: torch.Tensor) -> torch.Tensor:
+        chunks = hidden[:, start : start + n].unflatten(1, (-1, heads.sizes.per_chunk))
+        return F.rms_norm(chunks, (heads.sizes.width,))
 
-    out["bind"] = sum(says(heads.own[name], bound[:, :, -3:], name) for name in heads.own) / 4
-    out["index"] = says(heads.index, bound, "index")
-    video_end = build.VIDEO_PER_CHUNK
-    where = {"color": [video_end - 2, video_end - 1, -2, -1], "shape": [video_end - 2, video_end - 1, -2, -1]}
-    spoken = {name: previous[:, :, where.get(name, [-2, -1])] for name in heads.last}
-    out["last"] = sum(says(heads.last[name], spoken[name], "last " + name) for name in heads.last) / 4
-    out["count"] = sum(says(heads.count[name], previous[:, :, -2:], name) for name in heads.count) / 2
+    out |= heads.losses(by_chunk(kept[BIND]), by_chunk(kept[PREVIOUS]), batch.facts)
     return out, answered(model, final, batch)
 
 
@@ -134,7 +147,7 @@ def show(accuracy: dict[str, float]) -> str:
 
 def groups(model, heads: Heads) -> list[dict]:
     """What is trained: the decoder, its head and the read-outs; matrices decay, vectors do not."""
-    parameters = [*adapt(model).decoder.parameters(), *model.lm_head.parameters(), *heads.parameters()]
+    parameters = [*adapt(model).decoder.module.parameters(), *model.lm_head.parameters(), *heads.parameters()]
     decay = [p for p in parameters if p.ndim >= 2]
     plain = [p for p in parameters if p.ndim < 2]
     return [{"params": decay, "weight_decay": 0.03}, {"params": plain, "weight_decay": 0.0}]
@@ -147,13 +160,14 @@ def rate(step: int, begin: int, steps: int, peak: float) -> float:
 
 
 def train(model, composer: Composer, folder: Path, seed: int, minutes: float, steps: int, peak: float = PEAK,
-          lengths: Sequence[int] = MIXED, log=print) -> None:  # fmt: skip
+          lengths: Sequence[int] = MIXED, make_heads: Callable[[], nn.Module] = Heads, log=print) -> None:  # fmt: skip
     """Train in place, save every few minutes, go on from the last save. Ends after step `steps`. `lengths`: what is
-    drawn from after the curriculum, in chunks."""
+    drawn from after the curriculum, in chunks. `make_heads`: the level's read-outs."""
     torch.manual_seed(seed + 1)
-    heads = Heads()
+    heads = make_heads()
     optimiser = torch.optim.AdamW(groups(model, heads), lr=peak, betas=(0.9, 0.98))
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # a third faster with AVX512-BF16, ten times slower without
     state = {"step": 0, "begin": 0, "stage": 0, "since": 0, "ema": {}, "seconds": 0.0}
     path = folder / "llm.pt"
     if path.exists():
@@ -184,7 +198,7 @@ def train(model, composer: Composer, folder: Path, seed: int, minutes: float, st
         masks = [batch.barred & batch.early if blind and i < BLIND else batch.barred for i in range(build.LAYERS)]
         for group in optimiser.param_groups:
             group["lr"] = rate(step, state["begin"], steps, peak)
-        with torch.autocast("cpu", dtype=torch.bfloat16):  # a third faster with AVX512-BF16; weights stay float32
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=fast):  # weights stay float32
             parts, right = losses(model, heads, batch, masks)
         loss = sum(SHARE[name] * value for name, value in parts.items())
         optimiser.zero_grad()
@@ -198,7 +212,7 @@ def train(model, composer: Composer, folder: Path, seed: int, minutes: float, st
             state["ema"][kind] = 0.9 * state["ema"].get(kind, value) + 0.1 * value
         state["step"], state["since"] = step + 1, state["since"] + 1
         ema = state["ema"]
-        if not mixed and state["since"] >= 40 and min(ema.get(k, 0) for k in ("video", "audio", "joint")) > 0.8:
+        if not mixed and state["since"] >= 40 and all(ema.get(k, 0) > right for k, right in composer.first.items()):
             state["stage"], state["since"] = state["stage"] + 1, 0
             log(f"step {step + 1}: on to {CURRICULUM[state['stage']] if state['stage'] < len(CURRICULUM) else 'mixed'}")
         if step % 25 == 24:

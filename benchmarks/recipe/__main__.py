@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omnidrop_lab.needle import bench, summary
+from omnidrop_lab.needle.levels import LEVELS, PLAIN
+from omnidrop_lab.needle.task import SEQUENCES
 
-from omnidrop import prompt
-from omnidrop.needle import bench, summary, task
+from omnidrop import loading
+from omnidrop.provenance import model_checksum
 
 from .candidates import AXES, CANDIDATES
 from .masked import masked
 
 METHODS = {**CANDIDATES, **AXES}
-ONE_WORD = ("video", "audio", "joint", "time", "order", "list", "count")
 
 
 def main() -> None:
@@ -35,19 +37,24 @@ def main() -> None:
     parser.add_argument("--keeps", type=float, nargs="+", default=[0.3, 0.2, 0.1, 0.05])
     parser.add_argument("--candidates", nargs="+", default=list(CANDIDATES), choices=METHODS)
     parser.add_argument("--against", default="paper", choices=METHODS)
-    parser.add_argument("--types", nargs="+", default=list(ONE_WORD), choices=task.TYPES)
+    parser.add_argument("--level", choices=LEVELS, default=PLAIN)
+    parser.add_argument("--types", nargs="+", help="types of questions; default: those of one word that have evidence")
     parser.add_argument("--rows", type=Path, required=True, help="folder for the rows")
     args = parser.parse_args()
     torch.set_num_threads(1)
     names = list(dict.fromkeys([args.against, *args.candidates]))
     cases = [bench.Case(bench.NONE, bench.NONE, None, None)]
     cases += [bench.Case(name, name, keep, METHODS[name](keep)) for name in names for keep in args.keeps]
-    config = bench.Config(model="", split="dev", types=tuple(args.types), draws=1, torch=torch.__version__)
+    level = LEVELS[args.level]
+    types = args.types or [kind for kind in level.types if kind not in (*SEQUENCES, "none")]
+    config = bench.Config(
+        model="", split="dev", level=level.name, types=tuple(types), draws=1, size=level.size, torch=torch.__version__
+    )
     by_model: dict[str, list[dict[str, Any]]] = {}
     for folder in args.models:
-        model, processor = prompt.load(folder)
-        mine = replace(config, model=bench.model_checksum(folder))
-        rows_at = args.rows / (mine.model + "-" + "-".join(args.types))
+        model, processor = loading.load(folder, "float32")
+        mine = replace(config, model=model_checksum(folder))
+        rows_at = args.rows / (mine.model + "-" + "-".join(types))
         with masked(model):
             by_model[mine.model] = bench.run(model, processor, mine, cases, args.clips, batch=16, folder=rows_at)
         print(f"done: {folder}", file=sys.stderr)
@@ -56,7 +63,8 @@ def main() -> None:
         "format": "omnidrop.recipe",
         "split": "dev",
         "clips": args.clips,
-        "types": args.types,
+        "level": level.name,
+        "types": types,
         "candidates": {name: METHODS[name](args.keeps[0]).to_json() for name in names},
         "by_model": {name: _short(rows, args.against) for name, rows in by_model.items()},
         "pooled": _short(pooled, args.against),

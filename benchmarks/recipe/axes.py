@@ -1,10 +1,10 @@
 """`methods.Tuned` with one part exchanged: the axes that six rounds had left out (docs/recipe_log.md, round 7).
 
-What it is: the settings of a variant and, for each, what a token is worth. What it is not: a method of the library.
-Everything past `novelty` and `merge` needs what the runtime does not show a method (values, rows that do not ask, the
-states of tokens that left), so it runs in `masked`, which hides tokens instead of cutting them.
+The settings of a variant and, for each, what a token is worth. Everything past `novelty` and `merge` needs what the
+runtime does not show a method (values, rows that do not ask, the states of tokens that left), so it runs in `masked`,
+which hides tokens instead of cutting them.
 
-The one idea: a variant is Tuned and one change, so that a difference has one cause.
+A variant is Tuned and one change, so that a difference has one cause.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from omnidrop.budget import Budget
+from omnidrop.core.budget import TokenCounts
+from omnidrop.core.select import diversity, merge, quota
+from omnidrop.core.tokens import Modality
 from omnidrop.methods import Tuned
 from omnidrop.methods.base import InputView, Merged
-from omnidrop.select import diversity, merge, quota
-from omnidrop.tokens import Modality
 
 RANKS = ("attention", "value", "closing", "received", "heads", "spectral", "mean", "recent")
 
@@ -38,18 +38,18 @@ class Axis(Tuned):
 
     # how many ---------------------------------------------------------------------------------------------------------
 
-    def _counts(self, entering: int, p_final: float, layers: int) -> list[int]:
-        counts = super()._counts(entering, p_final, layers)
+    def _counts(self, input_count: int, p_final: float, layers: int) -> list[int]:
+        counts = super()._counts(input_count, p_final, layers)
         back = round(self.back * layers)
         return [max(round(self.rest * n), 1) if 0 < layer < back else n for layer, n in enumerate(counts)]
 
-    def wanted(self, budget: Budget) -> list[int]:
+    def wanted(self, budget: TokenCounts) -> list[int]:
         """How many tokens each layer works on, from `budget.entering` on."""
-        n = budget.entering
+        n = budget.input_count
         knob = budget.knob(self.keep, self.budget, lambda p: self._counts(n, p, budget.layers), what="Axis")
         return self._counts(n, knob, budget.layers)
 
-    def from_here(self, layer: int, spent: int, now: int, budget: Budget) -> int:
+    def from_here(self, layer: int, spent: int, now: int, budget: TokenCounts) -> int:
         """`sharp`: how many go on after `layer`, if the same share leaves after each layer that is left.
 
         spent: the sum of the counts of the layers 0..layer; now: the count of `layer`.
@@ -63,7 +63,7 @@ class Axis(Tuned):
             low, high = (p, high) if used > room else (low, p)
         return max(round(now * (1 - high)), 0)
 
-    def plan(self, budget: Budget) -> list[int]:
+    def plan(self, budget: TokenCounts) -> list[int]:
         return [0] * budget.layers if self.masked else super().plan(budget)
 
     # what enters ------------------------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ class Axis(Tuned):
         return Merged(kept, merge.into_anchors(view.features[kept], view.features[gone], owner, alike.float()))
 
     def _plain(self, view: InputView) -> Tensor | None:
-        n = self.entering(view.runs, view.budget)
+        n = self.input_count(view.runs, view.budget)
         if n == view.budget.total:
             return None
         window, sizes = diversity.windows(view.modality, view.chunk, view.max_chunk + 1)

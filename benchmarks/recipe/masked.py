@@ -1,10 +1,10 @@
 """Prefill of an `Axis` with hidden tokens instead of cut ones, so that they may be looked at, or come back.
 
-What it is: a simulation for the search. Every token that entered stays in the sequence; in a layer that does not work
-on it, its key is masked for all others and its state stays as it was. What it is not: faster; only what is counted is.
+A simulation for the search. Every token that entered stays in the sequence; in a layer that does not work on it, its
+key is masked for all others and its state stays as it was. It is not faster; only what is counted is less.
 
-The one idea: a token costs a layer if that layer works on it, and the trace is told just that. The key of a waiting
-token, projected to score it, is not counted. For `Axis(masked=True)` the answers are those of the runtime's `Tuned`.
+A token costs a layer if that layer works on it, and the trace is told just that. The key of a waiting token, projected
+to score it, is not counted. For `Axis(masked=True)` the answers are those of the runtime's `Tuned`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnidrop import score, select
+from omnidrop.core import score, select
+from omnidrop.core.select import diversity, quota
+from omnidrop.core.tokens import Modality
+from omnidrop.engine.prefill import Prefill
 from omnidrop.models import adapt
 from omnidrop.models.base import split_heads
-from omnidrop.prefill import Prefill
-from omnidrop.select import diversity, quota
-from omnidrop.tokens import Modality
 
 from .axes import Axis, smooth_in_time
 
@@ -52,7 +52,7 @@ class _Simulation:
         self.rows: list[_Row] = []
         self.seen: dict[str, Tensor] = {}
         self.handles: list[Any] = []
-        for index, layer in enumerate(self.adapter.layers):
+        for index, layer in enumerate(self.adapter.decoder.layers):
             self.handles.append(layer.register_forward_pre_hook(self.before, with_kwargs=True))
             self.handles.append(layer.register_forward_hook(partial(self.after, index), with_kwargs=True))
             for name in ("q_proj", "k_proj", "v_proj"):
@@ -73,7 +73,11 @@ class _Simulation:
         if not self.rows:
             return None
         cos, sin = kwargs["position_embeddings"]
-        self.seen |= {"cos": self.adapter.join_axes(cos), "sin": self.adapter.join_axes(sin), "state": args[0]}
+        self.seen |= {
+            "cos": self.adapter.decoder.join_axes(cos),
+            "sin": self.adapter.decoder.join_axes(sin),
+            "state": args[0],
+        }
         width = args[0].shape[1]
         visible = torch.stack([row.visible(width) for row in self.rows])
         past = torch.ones(width, width, dtype=torch.bool).tril()

@@ -1,10 +1,10 @@
 """A research method whose parts can be exchanged one by one: what enters, when it is cut, and what ranks it.
 
-What it is: OmniDrop's design space as one dataclass, for the search alone; the winner becomes a setting of the library.
-What it is not: a product. A field that did not help stays here, so that docs/recipe_log.md can be run again.
+OmniDrop's design space as one dataclass, for the search alone; the winner becomes a setting of the library. A field
+that did not help stays here, so that docs/recipe_log.md can be run again.
 
-The one idea: n tokens enter, chosen without the question; the first layers, whose scores mean nothing yet, all see
-them; then the question cuts. The budget sets n, so that layers that cannot choose are not paid for twice.
+n tokens enter, chosen without the question; the first layers, whose scores mean nothing yet, all see them; then the
+question cuts. The budget sets n, so that layers that cannot choose are not paid for twice.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from omnidrop import schedule, select
-from omnidrop.budget import Budget, whole
+from omnidrop.core import schedule, select
+from omnidrop.core.budget import TokenCounts, whole
+from omnidrop.core.select import diversity, quota
+from omnidrop.core.tokens import Modality
 from omnidrop.methods.base import Budgeted, InputView, LayerView
-from omnidrop.select import diversity, quota
-from omnidrop.tokens import Modality
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Recipe(Budgeted):
 
     # how many --------------------------------------------------------------------------------------------------------
 
-    def counts(self, budget: Budget) -> list[int]:
+    def counts(self, budget: TokenCounts) -> list[int]:
         """n_l of every layer. The knob lowers what enters; where all may enter and room is left, it raises `ratio`."""
         if self.fall == "sigmoid":
             return self._sigmoid(budget)
@@ -88,7 +88,7 @@ class Recipe(Budgeted):
         knob = budget.knob(self.keep, self.budget, at, evict=self.evict, what="Recipe")
         return at(knob)
 
-    def _sigmoid(self, budget: Budget) -> list[int]:
+    def _sigmoid(self, budget: TokenCounts) -> list[int]:
         """The paper's schedule with p_init = 0 from what enters; p_final meets the budget."""
         share = max(min(self.least * self.keep, 1.0), min(self.room * self.keep, self.cap))
         n = min(max(whole(share, budget.total), 1), budget.total)
@@ -98,7 +98,7 @@ class Recipe(Budgeted):
 
         return at(budget.knob(self.keep, self.budget, at, evict=self.evict, what="Recipe"))
 
-    def _steady(self, budget: Budget) -> list[int]:
+    def _steady(self, budget: TokenCounts) -> list[int]:
         """The same share p <= `most` after every layer from `start` on; what enters gives way where p = `most`."""
         total, first = budget.total, round(self.start * budget.layers)
         widest = min(max(whole(max(self.cap, self.least * self.keep), total), 1), total)
@@ -110,9 +110,9 @@ class Recipe(Budgeted):
 
         return at(budget.knob(self.keep, self.budget, at, evict=self.evict, what="Recipe"))
 
-    def plan(self, budget: Budget) -> list[int]:
+    def plan(self, budget: TokenCounts) -> list[int]:
         counts = self.counts(budget)
-        assert counts[0] == budget.entering, (counts[0], budget.entering)
+        assert counts[0] == budget.input_count, (counts[0], budget.input_count)
         return [a - b for a, b in pairwise(counts)] + [0]
 
     # what enters -----------------------------------------------------------------------------------------------------
@@ -131,7 +131,10 @@ class Recipe(Budgeted):
             worth = None if view.saliency is None else view.saliency[places]
             if len(places):
                 mine = window[places] - kind * chunks
-                kept.append(places[_choose(rule, view.features[places], worth, mine, sizes[own], parts[own])])
+                cells = next(
+                    (tokens // count for modality, _, tokens, count in view.runs if modality == kind and count), 1
+                )
+                kept.append(places[_choose(rule, view.features[places], worth, mine, sizes[own], parts[own], cells)])
         return torch.cat(kept).sort().values
 
     # which stay ------------------------------------------------------------------------------------------------------
@@ -175,19 +178,19 @@ class Recipe(Budgeted):
 
 
 def _choose(
-    rule: str, features: Tensor, worth: Tensor | None, window: Tensor, sizes: list[int], parts: list[int]
+    rule: str, features: Tensor, worth: Tensor | None, window: Tensor, sizes: list[int], parts: list[int], cells: int
 ) -> Tensor:
-    """parts[w] of the sizes[w] tokens of every window: ascending indices."""
+    """parts[w] of the sizes[w] tokens of every window: ascending indices. `cells`: tokens of a frame."""
     shares, total = torch.tensor(parts), sum(parts)
     if rule == "diverse*novel":
-        return diversity.within(features, window, sizes, parts, _novelty(features))
+        return diversity.within(features, window, sizes, parts, _novelty(features, cells))
     if rule.startswith("diverse"):
         return diversity.within(features, window, sizes, parts, worth if "salient" in rule else None)
     if rule == "salient":
         assert worth is not None
         return quota.best_of_each(worth, window, shares, total)
     if rule == "novel":
-        return quota.best_of_each(_novelty(features), window, shares, total)
+        return quota.best_of_each(_novelty(features, cells), window, shares, total)
     assert rule == "uniform", rule
     rank = quota.rank_within(torch.arange(len(window), 0, -1).float(), window)
     size, want = torch.tensor(sizes)[window], shares[window]
@@ -195,7 +198,7 @@ def _choose(
     return quota.where((rank * want // size) != ((rank + 1) * want // size), total)
 
 
-def _novelty(features: Tensor, cells: int = 9) -> Tensor:
+def _novelty(features: Tensor, cells: int) -> Tensor:
     """Cosine distance to the same place one frame (of `cells` tokens) earlier; all of the first frame is new."""
     unit = torch.nn.functional.normalize(features.float(), dim=-1).view(-1, cells, features.shape[-1])
     fresh = torch.ones(unit.shape[:2])

@@ -1,8 +1,8 @@
 """Docstrings as this code base writes them -> Markdown: an extension of griffe, with which mkdocstrings reads sources.
 
-What it is: two small translations. A dataclass says what a field means in a comment on the field's own line; the
-comment is shown where a docstring would stand. And prose writes kept[l][b] as it is, which Markdown takes for a link;
-it is shown as code. What it is not: it changes no source.
+Three small translations. A method's docstring explains its fields in a section "Fields:", which becomes a list. Other
+dataclasses say what a field means in a comment on the field's own line; the comment is shown where a docstring would
+stand. And prose writes kept[l][b] as it is, which Markdown takes for a link; it is shown as code.
 """
 
 from __future__ import annotations
@@ -31,6 +31,13 @@ def comments(path: Path) -> dict[int, str]:
     return found
 
 
+def as_list(text: str) -> str:
+    """The section "Fields:" as a list of `name`: meaning."""
+    before, heading, section = text.partition("\nFields:\n")
+    entries = re.sub(r"^ {4}(\w+): ", r"- `\1`: ", section, flags=re.M)
+    return f"{before}\nSettings:\n\n{entries}" if heading else text
+
+
 def as_code(text: str) -> str:
     """Doubly indexed names outside of code become code."""
     parts = re.split(r"(`[^`]*`)", text)
@@ -38,11 +45,11 @@ def as_code(text: str) -> str:
 
 
 class Docstrings(griffe.Extension):
-    """Both translations, object by object, as griffe meets them."""
+    """The translations, object by object, as griffe meets them."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:
-            obj.docstring.value = as_code(obj.docstring.value)
+            obj.docstring.value = as_code(as_list(obj.docstring.value))
 
     def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
         line = attr.lineno

@@ -1,8 +1,7 @@
 """What the site needs beyond Markdown: equations without a script, links that leave docs/, no foreign assets.
 
-What it is: hooks that MkDocs calls while it builds (`mkdocs.yml` names this file). What it is not: it writes no prose
-and no number. The one idea: a built page must look the same without a network, and the same source must read on a code
-host. Every complaint is a warning, and the build takes warnings as errors.
+MkDocs calls these hooks while it builds (`mkdocs.yml` names this file). A built page looks the same without a network,
+and its source reads on a code host. Every complaint is a warning, and the build takes warnings as errors.
 """
 
 from __future__ import annotations
@@ -36,11 +35,8 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
 
 
 def on_post_build(config: Any, **_: Any) -> None:
-    """Nothing may be fetched from elsewhere, and pages that are opened from disk must find their index."""
+    """Nothing may be fetched from elsewhere."""
     site = Path(config["site_dir"])
-    # From disk the theme's script asks for the index of the search as a script, and stops where there is none.
-    index = (site / "search" / "search_index.json").read_text(encoding="utf-8")
-    (site / "search" / "search_index.js").write_text(f"var __index = {index}", encoding="utf-8")
     for complaint in foreign_assets(site):
         log.warning(complaint)
 

@@ -1,7 +1,4 @@
-"""Peak memory of a piece of work: PyTorch's allocated peak on CUDA, the process's own peak elsewhere (Linux).
-
-What it is not: a profiler. It says how high memory went between `start` and the question, not who took it.
-"""
+"""Peak memory between two moments: PyTorch's allocated peak on CUDA, the process's peak elsewhere (Linux)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """One answer, streamed: its words as they come, then what it cost.
 
-What it is: `measure.answer` in a thread of its own, seen from outside as a generator. What it is not: it decides
-nothing and shows nothing. Closing the generator (the reader left, or pressed stop) ends the work at the next token; a
-prefill that runs is finished first, and `turn` keeps any later answer waiting until it is.
+`measure.answer` runs in a thread. Closing the generator (the browser left, or Stop was pressed) and the deadline end it
+at the next block of the model; `turn` keeps a later answer waiting until then.
 """
 
 from __future__ import annotations
@@ -14,48 +13,61 @@ from typing import Any
 
 from .. import measure
 from ..measure import Measured
+from .deadline import Deadline, between_blocks
 
 BEAT = 0.5  # seconds without a new word after which the reader is asked whether it is still there
+GRACE = 5.0  # seconds that the work has to notice its deadline
 
 
 class _LeftError(Exception):
-    """Nobody waits for this answer any more."""
+    """The reader is gone."""
 
 
 def stream(
-    model: Any, processor: Any, inputs: Any, method: Any, max_new_tokens: int, turn: threading.Lock
+    model: Any,
+    processor: Any,
+    inputs: Any,
+    method: Any,
+    max_new_tokens: int,
+    turn: threading.Lock,
+    deadline: Deadline,
 ) -> Iterator[str | Measured]:
     """The answer so far, again and again (at least every `BEAT` seconds), and last the whole as it was measured.
 
     Errors of the model and of `omnidrop` come out of the generator. `turn` is held while the model works.
     """
-    said: queue.SimpleQueue[str | Measured | BaseException] = queue.SimpleQueue()
+    results: queue.SimpleQueue[str | Measured | BaseException] = queue.SimpleQueue()
     left = threading.Event()
     tokens: list[int] = []
 
-    def heard(token: int) -> None:
+    def go_on() -> None:
         if left.is_set():
             raise _LeftError
+        deadline.check()
+
+    def on_token(token: int) -> None:
+        go_on()
         tokens.append(token)
-        said.put(processor.tokenizer.decode(tokens, skip_special_tokens=True).strip())
+        results.put(processor.tokenizer.decode(tokens, skip_special_tokens=True).strip())
 
     def work() -> None:
         try:
-            with turn:
+            with turn, between_blocks(model, go_on):
                 if not left.is_set():
-                    said.put(measure.answer(model, processor, inputs, method, max_new_tokens, heard))
+                    results.put(measure.answer(model, processor, inputs, method, max_new_tokens, on_token))
         except _LeftError:
             pass
         except BaseException as error:
-            said.put(error)
+            results.put(error)
 
     threading.Thread(target=work, name="omnidrop-answer", daemon=True).start()
     text = ""
     try:
         while True:
             try:
-                item = said.get(timeout=BEAT)
+                item = results.get(timeout=BEAT)
             except queue.Empty:
+                deadline.check(GRACE)  # a block that does not end: whoever asked need not wait for it
                 item = text
             if isinstance(item, BaseException):
                 raise item

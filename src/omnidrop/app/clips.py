@@ -1,22 +1,22 @@
-"""What may be asked about: the shipped clip, clips of the needle benchmark drawn on the spot, and people's own files.
+"""The clips that can be asked about: the examples, clips drawn by the needle benchmark, and uploaded files.
 
-What it is: from a choice to a `Chosen`, the decoded clip with the questions whose answers are known. What it is not: a
-prompt (`desk` builds it) or a picture (`preview` makes it). A file longer than allowed is refused while it is read.
+A file that is longer than allowed is refused while it is read.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
 from pathlib import Path
 
-from .. import media, needle, prompt
-from ..errors import MediaError
+from .. import loading, media
 from ..media import Media
-from ..needle import ask, prompts
+from . import reading
 
-SPLIT = "dev"  # of the needle benchmark: numbers are reported on its test split, which stays unseen
-SIZES = {True: 84, False: 448}  # pixels of a drawn clip, for the tiny model and for real ones
+SEEN = ("video", "time", "list", "caption")  # types of questions that pictures alone answer
+HEARD = ("audio", "order")  # and sound alone
+GROUP = "omnidrop.clips"  # entry points with which other packages bring example clips
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ class Chosen:
     name: str
     clip: Media
     known: tuple[Known, ...] = ()
+    uploaded: bool = False
 
     def answer_to(self, question: str) -> str | None:
         """The right answer, where it is known."""
@@ -41,48 +42,56 @@ class Chosen:
         return next((each.answer for each in self.known if each.text.lower() == said), None)
 
 
-def shipped(words: bool) -> Chosen:
-    """The clip of `omnidrop demo`. `words`: questions in the tiny model's words, else in English."""
-    assets = prompt.TINY.parent
+def examples(words: bool) -> list[Chosen]:
+    """The clip of `omnidrop demo`, then its pictures and its sound alone, with the questions that each can answer.
+
+    `words`: questions in the tiny model's words, else in English.
+    """
+    assets = loading.TINY.parent
     content = json.loads((assets / "demo.json").read_text(encoding="utf-8"))
-    known = [Known(text=each["text" if words else "english"], answer=each["answer"]) for each in content["questions"]]
     clip = replace(media.read(assets / "demo.mp4"), path="demo.mp4")
-    return Chosen(name=f"the shipped clip ({clip.seconds:.0f} s)", clip=clip, known=tuple(known))
+    pictures = replace(clip, waveform=None, path="demo pictures.mp4")
+    sound = replace(clip, kind="audio", frames=None, times=None, fps=None, path="demo sound.wav")
 
+    def questions(*types: str) -> tuple[Known, ...]:
+        return tuple(
+            Known(text=each["text" if words else "english"], answer=each["answer"])
+            for each in content["questions"]
+            if each["type"] in types or not types
+        )
 
-def drawn(index: int, words: bool) -> Chosen:
-    """A clip of the needle benchmark, by its number: the same number, the same clip."""
-    plan = needle.clip(SPLIT, index)
-    known = [
-        Known(text=each.text if words else prompts.english(each), answer=each.answer) for each in needle.questions(plan)
+    length = f"{clip.seconds:.0f} s"
+    return [
+        Chosen(name=f"the shipped clip ({length})", clip=clip, known=questions()),
+        Chosen(name=f"its pictures alone ({length})", clip=pictures, known=questions(*SEEN)),
+        Chosen(name=f"its sound alone ({length})", clip=sound, known=questions(*HEARD)),
     ]
-    clip = ask.in_memory(plan, SIZES[words])
-    return Chosen(name=f"drawn clip {index} ({clip.seconds:.0f} s)", clip=clip, known=tuple(known))
 
 
-def from_file(path: str | Path, longest: float, called: str | None = None) -> Chosen:
-    """Somebody's file, of at most `longest` seconds; `called` is its name in messages, which never hold a folder.
+def can_draw() -> bool:
+    """Whether an installed package (omnidrop-lab) makes clips whose answers are known."""
+    return bool(entry_points(group=GROUP))
 
-    Raises `MediaError` for what cannot be read and what is too long.
+
+def drawn(index: int, tiny: bool) -> Chosen:
+    """A clip of the needle benchmark, by its number: the same number, the same clip."""
+    (entry,) = entry_points(group=GROUP, name="needle")
+    clip, known = entry.load()(index, tiny)
+    return Chosen(
+        name=f"drawn clip {index} ({clip.seconds:.0f} s)",
+        clip=clip,
+        known=tuple(Known(text=text, answer=answer) for text, answer in known),
+    )
+
+
+def from_file(path: str | Path, longest: float, called: str | None = None, *, limit: float | None = None) -> Chosen:
+    """An uploaded file, of at most `longest` seconds; `called` is its name in messages, which never hold a folder.
+
+    `limit`: read it in a process of its own, which has so many seconds; None reads it here. Raises `MediaError` for
+    what cannot be read and what is too long.
     """
     path = Path(path)
     name = called or path.name
-
-    def watch(what: str, done: float, total: float) -> None:
-        _check_length(name, max(done, total), longest)
-
-    try:
-        clip = media.read(path, progress=watch)
-        _check_length(name, clip.seconds, longest)
-    except MediaError as error:
-        raise MediaError(str(error).replace(str(path), name)) from error
+    clip = reading.here(path, name, longest) if limit is None else reading.apart(path, name, longest, limit)
     length = f" ({clip.seconds:.1f} s)" if clip.seconds else ""
-    return Chosen(name=f"{name}{length}", clip=replace(clip, path=name))
-
-
-def _check_length(name: str, seconds: float, longest: float) -> None:
-    if seconds > longest:
-        raise MediaError(
-            f"{name} is {seconds:.0f} seconds long; this page takes {longest:g} at most: cut it (ffmpeg -i in "
-            f"-t {longest:g} out.mp4), or start the page with a larger --max-seconds"
-        )
+    return Chosen(name=f"{name}{length}", clip=clip, uploaded=True)

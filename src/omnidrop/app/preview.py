@@ -1,8 +1,4 @@
-"""The clip as it was read, for eyes and ears: a player inside the page, without a file on disk.
-
-What it is: from decoded pictures and sound to a small WebM (VP8 and Opus, which every browser plays and whose encoders
-PyAV brings) in a data address. What it is not: the file that was given; people see and hear what the model gets.
-"""
+"""A player for the clip as the model gets it: a small WebM (VP8 and Opus) in a `data:` address."""
 
 from __future__ import annotations
 
@@ -13,10 +9,12 @@ from html import escape
 from typing import Any
 
 from ..media import Media
+from ..reports import pictures
 
 TICK = Fraction(1, 1000)  # seconds; WebM's own
 BLOCK = 320  # samples of sound in a frame: 20 ms at 16 kHz
-THUMBNAIL = 640  # pixels of an image, the longer side
+LONGEST_SIDE = 640  # pixels of an image
+THUMBNAIL = 160, 90  # pixels
 
 
 def player(clip: Media) -> str:
@@ -29,6 +27,19 @@ def player(clip: Media) -> str:
     return f'<{tag} class="od-clip" controls playsinline aria-label="{name}" src="{source}"></{tag}>'
 
 
+def thumbnail(clip: Media) -> str:
+    """A `data:` address with the picture in the middle of the clip, or with its sound over time and pitch."""
+    from PIL import Image
+
+    if clip.frames is None:
+        assert clip.waveform is not None
+        return pictures.spectrogram(clip.waveform, clip.sample_rate)
+    picture, out = Image.fromarray(clip.frames[len(clip.frames) // 2]), io.BytesIO()
+    picture.thumbnail(THUMBNAIL)
+    picture.save(out, "JPEG", quality=80)
+    return _address("image/jpeg", out.getvalue())
+
+
 def _address(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
@@ -38,7 +49,7 @@ def _png(clip: Media) -> bytes:
 
     assert clip.frames is not None
     picture = Image.fromarray(clip.frames[0])
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     out = io.BytesIO()
     picture.save(out, "PNG")
     return out.getvalue()
@@ -64,7 +75,7 @@ def _pictures(container: Any, clip: Media) -> list[Any]:
 
     assert clip.frames is not None and clip.times is not None
     stream = container.add_stream("libvpx", rate=30, options={"deadline": "realtime", "cpu-used": "8"})
-    stream.height, stream.width = (max(2, side - side % 2) for side in clip.frames.shape[1:3])  # colour is halved
+    stream.height, stream.width = (max(2, answer - answer % 2) for answer in clip.frames.shape[1:3])  # colour is halved
     stream.pix_fmt, stream.bit_rate, stream.codec_context.time_base = "yuv420p", 400_000, TICK
     shown = [*zip(clip.times, clip.frames, strict=True), (clip.seconds, clip.frames[-1])]  # the last one stays
     packets, last = [], -1

@@ -1,23 +1,25 @@
-"""The file of answers: one line a clip, written when it is there; beside it, the failures and the settings.
+"""The output of `omnidrop batch`: one line per answered question, written at once, and its files of failures, settings.
 
-What it is: `OUT.jsonl` (answers alone), `OUT.failures.jsonl` (what failed last time, and why) and `OUT.run.json` (the
-settings that decide answers). What it is not: it asks nobody.
-
-The one idea: a row's key is its file and question, and a key that has its answer is never written again, whoever
-sends it.
+`OUT.jsonl` has the answers alone, `OUT.failures.jsonl` what failed last time and why, `OUT.run.json` the settings that
+decide answers, `OUT.begun.jsonl` what is at work (`begun`). A row's key is its file and question; a key that has an
+answer is never written again.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, SettingError
-from ..jsonl import append, differences, lines, mend, rewrite, write
+from ..core import schema
+from ..core.schema import SchemaError
+from ..errors import InputError, OmnidropError, SettingError
+from ..jsonl import Rows, append, lines, open_run, rewrite, write, writing
 from .asks import Ask
-from .row import Row
+from .begun import Begun
+from .row import SCHEMA, Row, died, row
 
 FORMAT, VERSION = "omnidrop.batch.run", 1
 
@@ -25,18 +27,27 @@ FORMAT, VERSION = "omnidrop.batch.run", 1
 class Answers:
     """The rows of one output file, in memory and on disk. A context: while it is open, no other process may open it."""
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Raises `SettingError` for a file of other settings or in use, `InputError` for one that is something else."""
+    def __init__(self, path: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        """`overwrite`: delete an earlier run's files when it is entered.
+
+        Raises `SettingError` for a file of other settings or in use, `InputError` for one that is something else."""
         if path.suffix != ".jsonl":
             raise SettingError(f"--out is {str(path)!r}; give a file that ends in .jsonl")
+        if path.is_dir():
+            raise SettingError(f"--out {path} is a folder; give the name of a file in it that ends in .jsonl")
+        self.overwrite = overwrite
         self.path, self.settings = path, json.loads(json.dumps(settings))
         self.failures, self.run = path.with_suffix(".failures.jsonl"), path.with_suffix(".run.json")
+        self.begun = Begun(path.with_suffix(".begun.jsonl"))
         self.rows: dict[Ask, Row] = {}
         self.failed: dict[Ask, Row] = {}
 
     def __enter__(self) -> Answers:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.path.open("a", encoding="utf-8")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = self.path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise SettingError(f"--out {self.path} cannot be written: {error.strerror}; give another file") from error
         try:
             self._lock()
             self._open()
@@ -46,8 +57,14 @@ class Answers:
         return self
 
     def __exit__(self, *error: object) -> None:
-        rewrite(self.failures, list(self.failed.values()))  # without those that were answered since
-        self.file.close()  # and the lock is gone
+        try:
+            rewrite(self.failures, list(self.failed.values()))  # without those that were answered since
+            self.begun.close()
+        except OmnidropError:
+            if not any(error):  # else the one that comes out says it: a full disk is full for all files
+                raise
+        finally:
+            self.file.close()  # and the lock is gone
 
     def _lock(self) -> None:
         try:
@@ -64,27 +81,40 @@ class Answers:
             return
 
     def _open(self) -> None:
-        mend(self.path)
-        mend(self.failures)
-        if self.run.exists():
-            self._check()
-        elif lines(self.path):
-            raise InputError(f"{self.path} holds lines, and {self.run.name} is not beside it; give another --out")
-        else:
-            write(self.run, {"format": FORMAT, "version": VERSION, "settings": self.settings})
-        self.rows = _read(self.path)
-        self.failed = {ask: row for ask, row in _read(self.failures).items() if ask not in self.rows}
+        if self.overwrite:
+            self._forget()
+            with writing(self.path):
+                self.file.truncate(0)
+        answered = bool(lines(self.path))
+        if answered and not self.run.exists():
+            raise InputError(
+                f"{self.path} holds lines, and {self.run.name} is not beside it; give another --out, or --overwrite"
+            )
+        document = {"format": FORMAT, "version": VERSION, "settings": self.settings}
+        if told := open_run(self.run, document, "batch"):
+            if answered:
+                raise SettingError(
+                    f"{self.path} holds answers of other settings: {told}. Give another --out, or --overwrite, or "
+                    f"delete {self.files}"
+                )
+            self._forget()  # failures of other settings are of no use
+            write(self.run, document)
+        self._answers = Rows(self.path, partial(_key, failed=False), "row of answers")
+        failures = Rows(self.failures, partial(_key, failed=True), "row of failures").by_key
+        self.rows = self._answers.by_key
+        self.failed = {ask: row for ask, row in failures.items() if ask not in self.rows}
+        self.begun.read(self.rows)
 
-    def _check(self) -> None:
-        try:
-            document = json.loads(self.run.read_text(encoding="utf-8"))
-            if document["format"] != FORMAT or document["version"] != VERSION:
-                raise ValueError(f"format {document['format']!r}, version {document['version']!r}")
-            theirs = document["settings"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self.run} is not of `omnidrop batch` ({error}); give another --out") from error
-        if told := differences(theirs, self.settings):
-            raise SettingError(f"{self.path} holds answers of other settings: {told}. Give another --out, or delete it")
+    def _forget(self) -> None:
+        with writing(self.run):
+            for path in (self.failures, self.begun.path, self.run):
+                path.unlink(missing_ok=True)
+
+    @property
+    def files(self) -> str:
+        """All files of this run that are there, as a message names them."""
+        names = [str(path) for path in (self.path, self.failures, self.run, self.begun.path) if path.exists()]
+        return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
     def add(self, row: Row) -> bool:
         """Write a row at once: an answer, or a failure. False for a key that has its answer: nothing is written."""
@@ -92,21 +122,27 @@ class Answers:
         if ask in self.rows:
             return False
         if row["error"] is not None:
-            self.failed[ask] = row
             append(self.failures, row)
-            return True
-        self.rows[ask] = row
-        self.failed.pop(ask, None)
-        append(self.path, row)
+            self.failed[ask] = row
+        else:
+            self._answers.add(row)
+            self.failed.pop(ask, None)
+        self.begun.end(ask)
         return True
 
+    def fail_for_good(self, ask: Ask) -> None:
+        """Note that an ask ended the process as often as it may; the file of beginnings keeps it from being asked."""
+        deaths = self.begun.deaths[ask]
+        error = died(
+            f"{deaths} processes ended while they answered this; to ask it again give a larger --tries, or delete "
+            f"{self.begun.path.name}"
+        )
+        self.failed[ask] = found = row(ask, attempts=deaths, worker=None, error=error)
+        append(self.failures, found)
 
-def _read(path: Path) -> dict[Ask, Row]:
-    rows: dict[Ask, Row] = {}
-    for number, line in enumerate(lines(path), 1):
-        try:
-            row = json.loads(line)
-            rows[Ask(row["file"], row["question"])] = row
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}, line {number} is no row of answers ({error!r}); delete it") from error
-    return rows
+
+def _key(row: Row, *, failed: bool) -> Ask:
+    schema.check(row, SCHEMA)
+    if (row["error"] is not None) != failed:
+        raise SchemaError("an answer among failures" if failed else "a failure among answers")
+    return Ask(row["file"], row["question"])

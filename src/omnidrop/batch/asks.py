@@ -1,12 +1,9 @@
-"""What is asked: every clip of a folder with one question, or the clips and questions of a JSON-lines file.
-
-What it is: names of files and texts. What it is not: it opens no clip; whether one can be read shows when it is read.
-"""
+"""What is asked: one question about every clip of a folder, or the pairs of a JSON-lines file. No clip is opened."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +26,10 @@ def of_folder(folder: Path, question: str) -> tuple[list[Ask], int]:
     """(the question about every clip in the folder and the folders in it, how many other files lie there).
 
     A clip is a file with the suffix of a video, a recording or a picture; names that begin with "." are passed over.
-    Raises `SettingError` where there is no folder, or none with a clip in it.
+    Raises `SettingError` for a blank question, and where there is no folder, or none with a clip in it.
     """
+    if not question.strip():
+        raise SettingError('the question is empty; write one, such as "What happens?"')
     _check(folder)
     found, others = [], 0
     for path in sorted(folder.rglob("*")):
@@ -67,7 +66,7 @@ def of_file(questions: Path, folder: Path) -> list[Ask]:
             ask = Ask(row["file"], row["question"])
         except (ValueError, KeyError, TypeError):
             ask = Ask("", "")
-        if not all(isinstance(part, str) and part for part in ask):
+        if not all(isinstance(part, str) and part.strip() for part in ask):
             raise InputError(
                 f'{questions}, line {number} is no question: it must be like {{"file": "clip.mp4", "question": "..."}}'
             )
@@ -86,3 +85,10 @@ def by_file(asks: Sequence[Ask]) -> list[Ask]:
     """The same asks, those about one file side by side: an engine then reads it once."""
     first = {ask.file: place for place, ask in reversed(list(enumerate(asks)))}
     return sorted(asks, key=lambda ask: first[ask.file])
+
+
+Begin = Callable[[Sequence[Ask]], None]  # called with asks before their clips are read
+
+
+def ignored(asks: Sequence[Ask]) -> None:
+    """A `Begin` that records nothing."""

@@ -1,13 +1,8 @@
-"""Several engines at once, through Ray Data: on the processors of this machine, or on a Ray cluster.
+"""Several engines at once, through Ray Data, on this machine or a Ray cluster.
 
-What it is: asks out, rows back, in any order. What it is not: it writes nothing (the driver does, by key), and knows
-no engine's inside.
-
-The one idea: a worker is one process with one engine in it, so it dies as a whole. Ray starts another and hands it the
-group of asks that came without answers. It asks them one by one then, and counts; an ask that has killed `TRIES`
-workers by itself is a failure, so one bad clip neither ends the run nor keeps it going for ever.
-
-Why `map_batches` and not Ray's own processor for language models (`ray.data.llm`): docs/batch.md.
+A worker is one process with one engine. When it dies, Ray starts another and gives it the same group of asks; that
+worker asks them one by one, and an ask that has ended `TRIES` workers alone is a failure. Why `map_batches` and not
+`ray.data.llm`: docs/batch.md.
 """
 
 from __future__ import annotations
@@ -17,10 +12,12 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, SettingError
 from .asks import Ask
+from .begun import Begun
 from .engines import engine
 from .job import Job
 from .row import Row, died, row
@@ -32,12 +29,16 @@ GROUP = {"transformers": 2, "vllm": 16}  # asks that a worker is handed at once:
 class Attempts:
     """How often each ask, or group of asks, was begun, and what came of it: a small actor that outlives the workers."""
 
-    def __init__(self) -> None:
+    def __init__(self, begun: Path) -> None:
+        """`begun`: the file of `Begun`, on the driver's machine, where this actor is."""
+        self.file = Begun(begun)
         self.begun: Counter[str] = Counter()
         self.rows: dict[str, Row] = {}
 
-    def begin(self, what: str) -> tuple[int, Row | None]:
-        """(the how-manieth time it is, the row that it ended with before)."""
+    def begin(self, what: str, asks: Sequence[tuple[str, str]]) -> tuple[int, Row | None]:
+        """(number of this attempt, the row of an earlier attempt); `asks` are those that are asked now."""
+        if asks:
+            self.file.begin([Ask(*ask) for ask in asks])
         self.begun[what] += 1
         return self.begun[what], self.rows.get(what)
 
@@ -56,23 +57,23 @@ class Worker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         (group,) = batch["group"]
         asks = [Ask(*ask) for ask in json.loads(group)]
-        attempts, _ = self._begin(f"together {group}")
+        attempts, _ = self._begin(f"together {group}", asks)
         try:
             rows = list(self.engine.answers(asks)) if attempts == 1 else [self._alone(ask) for ask in asks]
         except ModelError:  # the engine broke; an error would come to the same worker again, and so to the same engine
             os._exit(1)
         return {"row": [json.dumps({**row, "attempts": attempts}) for row in rows]}
 
-    def _begin(self, what: str) -> tuple[int, Row | None]:
+    def _begin(self, what: str, asks: Sequence[Ask]) -> tuple[int, Row | None]:
         import ray
 
-        return ray.get(self.attempts.begin.remote(what))
+        return ray.get(self.attempts.begin.remote(what, [tuple(ask) for ask in asks]))
 
     def _alone(self, ask: Ask) -> Row:
         import ray
 
         what = f"alone {json.dumps(ask)}"
-        attempts, known = self._begin(what)
+        attempts, known = self._begin(what, [ask])
         if known is not None:
             return known
         if attempts > TRIES:
@@ -82,8 +83,10 @@ class Worker:
         return answered
 
 
-def answers(job: Job, asks: Sequence[Ask], workers: int) -> Iterator[Row]:
+def answers(job: Job, asks: Sequence[Ask], workers: int, *, alone: Sequence[Ask] = (), begun: Path) -> Iterator[Row]:
     """A row for every ask, in any order; some may come twice, and those whose workers all died not at all.
+
+    Those of `alone` are in groups of their own, the last. `begun`: the file of `Begun`, which is written as they begin.
 
     Raises `SettingError` where Ray is not installed or has no room for so many workers, `ModelError` where a worker
     cannot start.
@@ -91,7 +94,7 @@ def answers(job: Job, asks: Sequence[Ask], workers: int) -> Iterator[Row]:
     ray = _ray()
     started = not ray.is_initialized()
     if started:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody was asked whether it may call home
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         room = _room(ray, workers)
@@ -99,12 +102,15 @@ def answers(job: Job, asks: Sequence[Ask], workers: int) -> Iterator[Row]:
         context.enable_progress_bars = False
         context.max_errored_blocks = -1  # the rest of the run does not end with them
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        size = min(GROUP[job.engine], -(-len(asks) // workers))
         # A row is a group, and a block has one row: Ray joins small blocks, and their rows would be lost together.
-        groups = [json.dumps(asks[at : at + size]) for at in range(0, len(asks), size)]
+        groups = [json.dumps(group) for group in grouped(asks, alone, job.engine, workers)]
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+        attempts = ray.remote(num_cpus=0, scheduling_strategy=here)(Attempts).remote(begun.absolute())
         rows = ray.data.from_items([{"group": group} for group in groups], override_num_blocks=len(groups)).map_batches(
             Worker,
-            fn_constructor_kwargs={"job": job, "attempts": ray.remote(num_cpus=0)(Attempts).remote()},
+            fn_constructor_kwargs={"job": job, "attempts": attempts},
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers),
             **room,
@@ -120,6 +126,12 @@ def answers(job: Job, asks: Sequence[Ask], workers: int) -> Iterator[Row]:
     finally:
         if started:
             ray.shutdown()
+
+
+def grouped(asks: Sequence[Ask], alone: Sequence[Ask], engine: str, workers: int) -> list[list[Ask]]:
+    """What workers are handed at once: groups of the engine's size, enough for all workers; those of `alone` by one."""
+    size = max(min(GROUP[engine], -(-len(asks) // workers)), 1)
+    return [list(asks[at : at + size]) for at in range(0, len(asks), size)] + [[ask] for ask in alone]
 
 
 def _room(ray: Any, workers: int) -> dict[str, float]:

@@ -1,7 +1,4 @@
-"""What every worker must know to answer: the model, the method, how clips are read, which engine runs.
-
-What it is: plain data that travels to other machines. What it is not: what is asked (`asks`), or who asks (`driver`).
-"""
+"""What every worker needs to answer: model, method, how clips are read, engine. It is sent to other machines."""
 
 from __future__ import annotations
 
@@ -10,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import prompt
-from ..errors import ModelError
-from ..media import FPS, MAX_FRAMES, MAX_PIXELS
+from .. import loading
+from ..errors import ModelError, first_line
+from ..media import FPS, MAX_FRAMES, MAX_PIXELS, Limits
 from ..methods import Method
-from ..needle.bench import model_checksum
+from ..provenance import model_checksum
 
 ENGINES = ("transformers", "vllm")
 
@@ -32,11 +29,20 @@ class Job:
     max_frames: int = MAX_FRAMES
     max_pixels: int = MAX_PIXELS
     sound: bool = True
+    limits: Limits = field(default_factory=Limits)  # of a file; they decide whether it is read, not what the answer is
     system: str | None = None
     dtype: str | None = None  # None: the checkpoint's own
     device: str | None = None  # of transformers; None: CUDA where there is one
     attention: str | None = None  # of transformers
+    quantize: str | None = None  # of `omnidrop.load`
+    revision: str | None = None  # of a hub id
+    device_map: str | None = None  # of transformers
     engine_options: Mapping[str, Any] = field(default_factory=dict)  # of `vllm.LLM`
+
+    def loading_options(self) -> dict[str, Any]:
+        """What of the options that not every model needs is given, as `omnidrop.load` takes it."""
+        given = {"quantize": self.quantize, "revision": self.revision, "device_map": self.device_map}
+        return {name: value for name, value in given.items() if value is not None}
 
     def settings(self, question: str | None) -> dict[str, Any]:
         """Everything that decides an answer, as a file holds it. `question`: None where each clip has its own.
@@ -48,7 +54,7 @@ class Job:
             "question": question,
             "folder": str(self.folder),
             "engine": self.engine,
-            "weights": weights(self.model),
+            "weights": weights(self.model, self.revision),
             "method": self.method.to_json() if self.method is not None else None,
             "max_new_tokens": self.max_new_tokens,
             "fps": self.fps,
@@ -58,21 +64,22 @@ class Job:
             "system": self.system,
             "dtype": self.dtype,
             "attention": self.attention,
+            "quantize": self.quantize,
             "engine_options": dict(self.engine_options),
         }
 
 
-def weights(model: str | None) -> str:
+def weights(model: str | None, revision: str | None = None) -> str:
     """What tells one model from another before any is loaded: a checksum, or a hub id's commit. Raises `ModelError`."""
-    folder = prompt.TINY if model is None else Path(model)
+    folder = loading.TINY if model is None else Path(model)
     if folder.is_dir():
         return model_checksum(folder)
     import transformers
 
     try:
-        config, _ = transformers.PreTrainedConfig.get_config_dict(str(model))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        config, _ = transformers.PreTrainedConfig.get_config_dict(str(model), revision=revision)
+    except Exception as error:  # whatever a damaged file makes of transformers
+        reason = first_line(error)
         raise ModelError(
             f"no model at {model}: {reason}; give a folder with a config.json, or a hub id that this machine can "
             "reach or has in its cache"

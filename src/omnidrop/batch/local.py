@@ -1,8 +1,4 @@
-"""The engine that needs nothing but this library: the model in this process, one clip after the other.
-
-What it is: `omnidrop run` in a loop, the failure of one clip kept to that clip. What it is not: fast for many short
-clips; vLLM answers several at once (`offline`).
-"""
+"""The transformers engine: the model in this process, one clip at a time; a clip's failure is its row's error."""
 
 from __future__ import annotations
 
@@ -10,11 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .. import measure, prompt
-from ..evals.reading import described
+from .. import loading, measure, prompt
+from ..core.tokens import Modality, TokenLayout
+from ..errors import error_fields
 from ..models import layout
-from ..tokens import Modality, TokenLayout
-from .asks import Ask
+from ..tiny import foreign
+from .asks import Ask, Begin, ignored
 from .job import Job
 from .read import Read, ahead
 from .row import Row, row
@@ -26,20 +23,22 @@ class Local:
     def __init__(self, job: Job) -> None:
         """Loads the model. Raises `ModelError`."""
         self.job = job
-        self.model, self.processor = prompt.load(job.model, job.dtype, job.device, job.attention)
+        self.model, self.processor = loading.load(
+            job.model, job.dtype, job.device, job.attention, **job.loading_options()
+        )
 
-    def answers(self, asks: Sequence[Ask]) -> Iterator[Row]:
+    def answers(self, asks: Sequence[Ask], begin: Begin = ignored) -> Iterator[Row]:
         """A row for every ask, in their order, as each is there."""
-        for each in ahead(self.job, asks):
+        for each in ahead(self.job, asks, begin):
             yield self._answer(each)
 
     def _answer(self, read: Read) -> Row:
         if isinstance(read.clip, Exception):
-            return row(read.ask, error=described(read.clip))
+            return row(read.ask, error=error_fields(read.clip))
         try:
             return self._measured(read)
         except Exception as error:
-            failed = described(error)
+            failed = error_fields(error)
         # only here, behind the `except`: the error holds the frames of what failed, and they hold its tensors
         if self.model.device.type == "cuda":
             import torch
@@ -70,9 +69,10 @@ class Local:
             prompt_tokens=int(who.valid[0].sum()),
             droppable_tokens=_droppable(who, kinds),
             keep=keep,
+            warning=foreign(self.processor, read.clip, read.ask.question),  # type: ignore[arg-type]
             seconds={"read": read.seconds, "prepare": prepared, "answer": result.seconds},
         )
 
 
 def _droppable(who: TokenLayout, kinds: Sequence[Any]) -> int:
-    return int(who.among([Modality(kind) for kind in kinds])[0].sum())
+    return int(who.droppable([Modality(kind) for kind in kinds])[0].sum())

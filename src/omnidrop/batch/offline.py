@@ -1,27 +1,24 @@
-"""The engine for many clips on one GPU: vLLM in this process, several clips at once, with omnidrop's plugin.
+"""The vLLM engine: several clips at once on one GPU, with the plugin omnidrop-vllm.
 
-What it is: clips as vLLM's prompts (the pictures and the sound that the transformers path sees) and its answers as
-rows. What it is not: the plugin (`plugins/vllm`), which vLLM loads by itself; here it is only asked for.
-
-The one idea: a prompt that vLLM refuses fails alone, before anything runs. What fails later has broken the engine, and
-with it every clip that it was working on: they are failures, and the engine is not asked again.
+A prompt that vLLM refuses fails alone, before anything runs. A later failure means a broken engine: all clips that it
+was working on are failures, and the engine is not used again.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
 from .._torchvision import ensure_importable
-from ..errors import InputError, MediaError, ModelError, OmnidropError, SettingError
-from ..evals.reading import described
+from ..errors import MediaError, ModelError, OmnidropError, SettingError, error_fields
 from ..media import Media
-from ..methods import Method, available
-from ..prompt import hearable, video_size
-from .asks import Ask
+from ..methods import Method
+from ..processors import hearable, port_of, video_size
+from ..prompt import template_ids
+from .asks import Ask, Begin, ignored
 from .job import Job
 from .read import Read, ahead
 from .row import Row, row
@@ -52,7 +49,7 @@ class Offline:
         if job.model is None:
             raise SettingError(
                 "vLLM reads full checkpoints, and the shipped tiny model is a thinker alone: give --model, or --engine "
-                "transformers (`python -m omnidrop.plugins.vllm.export FOLDER` writes the tiny model as vLLM reads it)"
+                "transformers (`python -m omnidrop_vllm.export FOLDER` writes the tiny model as vLLM reads it)"
             )
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         if job.method is not None:
@@ -62,31 +59,32 @@ class Offline:
             import vllm
         except ImportError as error:
             raise SettingError(
-                "--engine vllm needs vLLM, which is not installed; pip install 'omnidrop[vllm]', or give --engine "
-                "transformers"
+                "--engine vllm needs vLLM, which is not installed; pip install ./omnidrop-vllm in a checkout of "
+                "omnidrop, or give --engine transformers"
             ) from error
         from transformers import AutoProcessor
 
         self.job = job
         options = engine_options(job)
         try:
-            self.processor = AutoProcessor.from_pretrained(job.model)
+            self.processor = AutoProcessor.from_pretrained(job.model, revision=job.revision, trust_remote_code=False)
+            check_processor(self.processor)
             self.llm = vllm.LLM(job.model, **options)
         except OmnidropError:
             raise
         except Exception as error:
-            reason = described(error)["message"]
+            reason = error_fields(error)["message"]
             raise ModelError(f"vLLM cannot start with {job.model}: {reason}; its own words are above") from error
         self.sampling = vllm.SamplingParams(temperature=0.0, max_tokens=job.max_new_tokens)
 
-    def answers(self, asks: Sequence[Ask]) -> Iterator[Row]:
+    def answers(self, asks: Sequence[Ask], begin: Begin = ignored) -> Iterator[Row]:
         """A row for every ask, a group at a time. Raises `ModelError`, behind the rows of its group, when it broke."""
         waiting: list[_Waiting] = []
-        for number, read in enumerate(ahead(self.job, asks), 1):
+        for number, read in enumerate(ahead(self.job, asks, begin), 1):
             try:
                 waiting.append(self._enqueue(read))
             except Exception as error:
-                yield row(read.ask, error=described(error))
+                yield row(read.ask, error=error_fields(error))
             if len(waiting) == GROUP or (number == len(asks) and waiting):
                 yield from self._finish(waiting)
                 waiting = []
@@ -104,9 +102,9 @@ class Offline:
             outputs = self.llm.wait_for_completion(use_tqdm=False)
         except Exception as error:
             for each in waiting:
-                yield row(each.ask, error=described(error))
+                yield row(each.ask, error=error_fields(error))
             raise ModelError(
-                f"vLLM broke ({described(error)['message']}); the same command goes on with the clips that are left"
+                f"vLLM broke ({error_fields(error)['message']}); the same command goes on with the clips that are left"
             ) from error
         seconds = (time.perf_counter() - start) / len(waiting)
         outputs = sorted(outputs, key=lambda output: int(output.request_id))
@@ -120,6 +118,15 @@ class Offline:
                 seconds={**each.seconds, "answer": seconds},
                 **_kept(output, self.job.method),
             )
+
+
+def check_processor(processor: Any) -> None:
+    """Raise `ModelError` for a family whose prompts this engine does not build."""
+    if not port_of(processor).interleaves:
+        raise ModelError(
+            f"--engine vllm builds the prompts of the Qwen-Omni models, not those of {type(processor).__name__}: give "
+            "--engine transformers"
+        )
 
 
 def _kept(output: Any, method: Method | None) -> dict[str, Any]:
@@ -137,6 +144,8 @@ def engine_options(job: Job) -> dict[str, Any]:
     options = {**DEFAULTS, **job.engine_options}
     if job.dtype is not None:
         options["dtype"] = job.dtype
+    if job.revision is not None:
+        options["revision"] = job.revision
     if job.method is not None:
         further = dict(options.get("additional_config") or {})
         further["omnidrop"] = {**plugin_entry(job.method), **(further.get("omnidrop") or {})}
@@ -145,41 +154,28 @@ def engine_options(job: Job) -> dict[str, Any]:
 
 
 def plugin_entry(method: Method) -> dict[str, Any]:
-    """The method in the words of vLLM's `additional_config`: its name, and what differs from its own defaults.
+    """The method in vLLM's `additional_config`: its name, `keep`, and what differs from the method's own defaults.
 
-    What is not said there has the server's default: 4 stages.
+    What is left out has the server's default: 4 stages.
     """
-    name = next(name for name, kind in available().items() if kind is type(method))
-    values: Mapping[str, Any] = method.to_json()
-    said = {
-        each.name: values[each.name]
-        for each in fields(method)
-        if values[each.name] != each.default or each.name == "keep"
+    document, defaults = method.to_json(), {each.name: each.default for each in fields(method)}
+    name = document.pop("name").lower()
+    return {
+        "method": name,
+        **{key: value for key, value in document.items() if key == "keep" or value != defaults[key]},
     }
-    return {"method": name, **said}
 
 
 def prompt(processor: Any, job: Job, clip: Media, question: str) -> dict[str, Any]:
-    """One prompt for `vllm.LLM`: token ids with one sign for the clip, the clip's arrays, the processor's settings.
+    """One prompt for `vllm.LLM`: token ids with a placeholder for the clip, its arrays, the processor's settings.
 
-    vLLM puts the clip's tokens in the sign's place; they are those that `omnidrop.build` makes of the same clip (a
-    test compares them). Raises `InputError` where the question holds the model's own sign for media, `MediaError` for
-    a clip that cannot be used.
+    vLLM replaces the placeholder by the clip's tokens; they are those that `omnidrop.build` makes of the same clip (a
+    test compares them). Raises `InputError` where the question contains a media placeholder, `MediaError` for a clip
+    that cannot be used.
     """
     if clip.kind == "audio" and not job.sound:
         raise MediaError(f"{clip.path} is sound alone, and sound was to be left out: nothing remains; allow the sound")
-    content = [{"type": clip.kind}, {"type": "text", "text": question}]
-    talk: list[dict[str, Any]] = [{"role": "user", "content": content}]
-    if job.system is not None:
-        talk.insert(0, {"role": "system", "content": [{"type": "text", "text": job.system}]})
-    written = processor.apply_chat_template(talk, add_generation_prompt=True, tokenize=False)
-    tokenizer = processor.tokenizer
-    ids = tokenizer(written, add_special_tokens=False)["input_ids"]
-    signs = [
-        tokenizer.convert_tokens_to_ids(getattr(processor, f"{kind}_token")) for kind in ("image", "audio", "video")
-    ]
-    if sum(token in signs for token in ids) != 1:
-        raise InputError(f"the question {question!r} holds the model's own sign for media; take it out")
+    ids, _ = template_ids(processor, [{"type": clip.kind}], question, job.system)
     data, options = _media(processor, job, clip)
     return {"prompt_token_ids": ids, "multi_modal_data": data, "mm_processor_kwargs": options}
 

@@ -1,7 +1,6 @@
 """Clips are decoded one step ahead of the model, in a thread; a clip that fails is an error in its place.
 
-What it is: the one place of this room that opens clips, for every engine alike: same pictures, same sound. What it is
-not: it makes no prompt. Decoding releases Python's lock, so the thread costs the model nothing.
+All engines read clips here, so they get the same pictures and sound. Decoding releases Python's lock.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 from .. import media
 from ..media import Media
-from .asks import Ask
+from .asks import Ask, Begin, ignored
 from .job import Job
 
 
@@ -25,14 +24,19 @@ class Read(NamedTuple):
     seconds: float  # that decoding took; 0 where the ask before was about the same clip
 
 
-def ahead(job: Job, asks: Sequence[Ask]) -> Iterator[Read]:
-    """The asks in their order. At most two clips are in memory here: the one handed out and the next."""
+def ahead(job: Job, asks: Sequence[Ask], begin: Begin = ignored) -> Iterator[Read]:
+    """The asks in their order. At most two clips are in memory here: the one handed out and the next.
+
+    `begin` is called with each ask before its clip is read.
+    """
     if not asks:
         return
     with ThreadPoolExecutor(1, "omnidrop-read") as thread:
+        begin(asks[:1])
         coming = thread.submit(_read, job, asks[0], None)
         for following in asks[1:]:
             read = coming.result()
+            begin([following])
             coming = thread.submit(_read, job, following, read)
             yield read
         yield coming.result()
@@ -50,6 +54,7 @@ def _read(job: Job, ask: Ask, before: Read | None) -> Read:
             job.max_frames,
             max_pixels=job.max_pixels,
             sound=None if job.sound else False,
+            limits=job.limits,
         )
     except Exception as error:  # of this clip alone
         clip = error

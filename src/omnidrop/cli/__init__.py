@@ -1,154 +1,83 @@
-"""The command `omnidrop`: options in, one answer (or one JSON document) out.
-
-What it is: argument parsing and the top-level error handling. What it is not: it measures nothing (`measure`), prints
-no table (`show`), and imports nothing heavy before it must: `omnidrop --help` is instant.
-"""
+"""The command `omnidrop`: argument parsing and error handling. `omnidrop --help` imports neither torch nor numpy."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any
 
-from .app import add as add_app
-from .batch import add as add_batch
-from .bench import add as add_bench
-from .compare import add as add_compare
-from .eval import add as add_eval
-from .methods import add as add_methods
-from .needle import add as add_needle
-from .report import add as add_report
+from .. import __version__
+from ..errors import OmnidropError, SettingError
+from . import config, progress
+from .parsing import Parser, nearest
 
-ENTRIES = {"eval": "evaluate"}  # the function of a command's file, where it is not called as the command is
+COMMANDS = ("run", "live", "demo", "methods", "report", "app", "batch", "doctor")
+GROUP = "omnidrop.commands"  # entry points with which other packages add commands
+ELSEWHERE = dict.fromkeys(("bench", "needle", "eval", "compare"), "omnidrop-lab")  # command -> the package that has it
 EXAMPLES = """\
 examples:
   omnidrop demo
-  omnidrop run clip.mp4 "What is said when the door opens?" --model Qwen/Qwen2.5-Omni-3B
-  omnidrop run clip.mp4 "What is said when the door opens?" --model Qwen/Qwen2.5-Omni-3B --keep 0.2 --compare
-  omnidrop app --model Qwen/Qwen2.5-Omni-3B
-  omnidrop batch clips/ "What happens?" --model Qwen/Qwen2.5-Omni-3B --out answers.jsonl
-  omnidrop run talk.wav slide.png "Does the talk fit the slide?" --model ./my-model --json > answer.json
+  omnidrop run clip.mp4 "What is said at the door?" --model Qwen/Qwen2.5-Omni-3B
+  omnidrop run clip.mp4 "Who speaks?" --model ./my-model --keep 0.2 --compare
+  omnidrop run talk.wav slide.png "Do they fit?" --model ./my-model --json
+  omnidrop live talk.mp4 "What is the topic now?" --model ./my-model --realtime
+  omnidrop batch clips/ "What happens?" --model ./my-model --out answers.jsonl
+  omnidrop app --model ./my-model
+
+completion of commands and options (extra "completion"), for bash, and for zsh
+after bashcompinit:
+  eval "$(register-python-argcomplete omnidrop)"
 """
-
-METHOD_HELP = (
-    "the pruning method and its settings, such as omnidrop:evict=true,lambda_div=0 (default omnidrop; "
-    "`omnidrop methods` lists them)"
-)
+LOST = (errno.ENOSPC, errno.EIO, errno.EBADF)  # what a standard output that cannot be written raises
 
 
-def parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """The top-level parser, and that of each command."""
-    top = argparse.ArgumentParser(
+def parser(only: str | None = None) -> tuple[Parser, dict[str, Parser]]:
+    """The top-level parser, and that of each command, or of the command `only`. Raises `SettingError`."""
+    top = Parser(
         prog="omnidrop",
-        description="Drop audio and video tokens inside the decoder of omni-modal models, guided by the question.",
+        description="Drop audio and video tokens inside the decoder of multimodal models, guided\nby the question.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="store_true", help="print the version and exit")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
-    run = commands.add_parser("run", help="answer a question about video, audio or image files")
-    run.usage = "omnidrop run MEDIA [MEDIA ...] QUESTION [options]"
-    run.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="MEDIA ... QUESTION",
-        help="one or more video, audio or image files, then the question",
-    )
-    run.add_argument(
-        "--model", metavar="PATH_OR_HUB_ID", help="a saved model or a hub id (default: the shipped tiny model)"
-    )
-    _method_options(run)
-    run.add_argument("--compare", action="store_true", help="also answer without pruning, and print both side by side")
-    reading = run.add_argument_group("reading")
-    reading.add_argument("--fps", type=float, default=2.0, help="pictures a second (default 2, the paper's)")
-    reading.add_argument("--max-frames", type=int, default=128, help="pictures of a video at most (default 128)")
-    reading.add_argument(
-        "--max-pixels", type=int, default=128 * 28 * 28, help="pixels of a video's picture at most (default 100352)"
-    )
-    reading.add_argument("--no-audio", action="store_true", help="leave the sound of videos out")
-    long = run.add_argument_group("long clips (one file, read in segments; no --compare, --report, --max-frames)")
-    long.add_argument(
-        "--segment",
-        type=float,
-        metavar="SECONDS",
-        help="decode, encode and prune so many seconds at once (default 32 where --hold is given)",
-    )
-    long.add_argument(
-        "--hold",
-        type=int,
-        metavar="TOKENS",
-        help="audio and video tokens that a layer's cache keeps at most (default: no limit)",
-    )
-    long.add_argument(
-        "--time-scale",
-        type=float,
-        metavar="SHARE",
-        help="positions a second, relative to the model's own, for clips beyond its range",
-    )
-    answering = run.add_argument_group("answering")
-    answering.add_argument(
-        "--max-new-tokens", type=int, default=128, metavar="N", help="length of the answer (default 128)"
-    )
-    answering.add_argument("--system", help="a system prompt (default: the chat template's own)")
-    _model_options(answering)
-    _output_options(run)
-    run.add_argument("--trace", metavar="FILE", help="write what was kept at every layer as JSON")
-    run.add_argument(
-        "--report", metavar="FILE", help="write a page (HTML) that shows what was kept: pictures, sound, layers"
-    )
-
-    demo = commands.add_parser("demo", help="the shipped clip and tiny model, with and without pruning")
-    _method_options(demo)
-    _model_options(demo)
-    _output_options(demo)
-    demo.add_argument(
-        "--report", metavar="FILE", help="write a page (HTML) that shows what was kept for every question"
-    )
-    return top, {
-        "run": run,
-        "demo": demo,
-        "methods": add_methods(commands),
-        "report": add_report(commands),
-        "app": add_app(commands),
-        "bench": add_bench(commands),
-        "needle": add_needle(commands),
-        "eval": add_eval(commands),
-        "compare": add_compare(commands),
-        "batch": add_batch(commands),
-    }
+    found = {}
+    for name in [*COMMANDS, *_joined()] if only is None else [only]:
+        try:
+            found[name] = _module(name).add(commands)
+        except SettingError as error:
+            if only is not None:
+                raise
+            commands.add_parser(name, help=f"(broken: `omnidrop {name}` says why)", description=str(error))
+            continue
+        config.option(found[name])
+    if only is None:
+        commands.add_parser("help", help="this list, or the options of a command: omnidrop help COMMAND")
+    return top, found
 
 
-def _method_options(target: Any) -> None:
-    group = target.add_argument_group("pruning")
-    group.add_argument(
-        "--keep",
-        type=float,
-        help="share of audio and video tokens to keep, counted as --budget says, in (0, 1] (default 0.3)",
-    )
-    group.add_argument(
-        "--budget",
-        metavar="WORD",
-        help="what --keep counts: layers (mean over the layers, default), input (what enters the decoder), flops (of "
-        "the decoder's prefill) or kv (bytes of the cache)",
-    )
-    group.add_argument("--method", default="omnidrop", metavar="NAME[:FIELD=VALUE,...]", help=METHOD_HELP)
-    group.add_argument("--paper", metavar="MODEL/PERCENT", help="the paper's setting: 7b/30, 7b/20, 3b/30 or 3b/20")
+def _joined() -> dict[str, str]:
+    """Commands of other installed packages (entry points of the group `omnidrop.commands`): name -> module."""
+    return {entry.name: entry.value for entry in sorted(entry_points(group=GROUP), key=lambda each: each.name)}
 
 
-def _model_options(target: Any) -> None:
-    target.add_argument("--dtype", help="float32, bfloat16 or float16 (default: the checkpoint's own)")
-    target.add_argument(
-        "--device", help="cpu, cuda, cuda:1, ... or auto for several (default: cuda where there is one)"
-    )
-    target.add_argument("--attn", metavar="NAME", help="attention of transformers: sdpa, eager, flash_attention_2, ...")
-
-
-def _output_options(target: Any) -> None:
-    target.add_argument("--json", action="store_true", help="print one JSON document on standard output, nothing else")
-    target.add_argument("-q", "--quiet", action="store_true", help="no progress on standard error")
+def _module(name: str) -> Any:
+    """The module of a command: `add(commands)` adds its parser, `main(options)` runs it."""
+    if name in COMMANDS:
+        return import_module(f".{name}", __package__)
+    where = _joined()[name]
+    try:
+        return import_module(where)
+    except Exception as error:
+        raise SettingError(
+            f"the command {name} ({where}, of another package) cannot be loaded: {error!r}; repair or uninstall it"
+        ) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,51 +85,84 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0; 1 for results with errors among them, 2 for a clear error, 130 when interrupted.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    top, commands = parser()
-    if arguments and arguments[0] in commands:
-        # files, options and the question may come in any order, which argparse allows only without sub-commands
-        options = commands[arguments[0]].parse_intermixed_args(arguments[1:])
-        command = arguments[0]
-    else:
-        options = top.parse_args(arguments)
-        if options.version:
-            print(f"omnidrop {version()}")
-            return 0
-        top.print_help()
-        return 0 if not arguments else 2
-    from ..errors import OmnidropError
-
-    with contextlib.suppress(AttributeError, ValueError):  # an answer in any script must not break a plain terminal
-        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
-        entry = import_module(f".{command}", __package__)
-        return getattr(entry, ENTRIES.get(command, command))(options)
+        status = _run(list(sys.argv[1:] if argv is None else argv))
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where an error can still be reported
+        return status
     except OmnidropError as error:
-        print(f"omnidrop: error: {error}", file=sys.stderr)
-        return 2
+        return _failed(str(error))
     except KeyboardInterrupt:
+        progress.clear()
         print("omnidrop: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `omnidrop ... | head`
-        sys.stderr.close()
+        _discard_output()
         return 0
+    except OSError as error:
+        if error.errno not in LOST or error.filename is not None:
+            raise
+        _discard_output()
+        return _failed(f"standard output cannot be written: {error.strerror}")
     except RuntimeError as error:
         import torch
 
         if not isinstance(error, torch.OutOfMemoryError):
             raise
-        reason = str(error).splitlines()[0]
-        print(
-            f"omnidrop: error: out of memory ({reason}); lower --keep, --max-frames or --max-pixels, use --dtype "
-            "bfloat16, or spread the model with --device auto",
-            file=sys.stderr,
+        return _failed(
+            f"out of memory ({str(error).splitlines()[0]}); lower --keep, --max-frames or --max-pixels, use --dtype "
+            "bfloat16, or spread the model with --device auto"
         )
-        return 2
 
 
-def version() -> str:
-    """The version of the package."""
-    from .. import __version__
+def _failed(reason: str) -> int:
+    """One line, below whatever stands on the terminal."""
+    progress.clear()
+    print(f"omnidrop: error: {reason}", file=sys.stderr)
+    return 2
 
-    return __version__
+
+def _discard_output() -> None:
+    """Python flushes standard output once more when it ends: nowhere, since there it failed."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(arguments: list[str]) -> int:
+    """Run a command line. Raises `OmnidropError`."""
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:2], "--help"]
+    known = [*COMMANDS, *_joined()]
+    asked = arguments[0] if arguments and arguments[0] in known else None
+    top, commands = parser(asked if "_ARGCOMPLETE" not in os.environ else None)
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
+        import argcomplete
+
+        argcomplete.autocomplete(top)
+    if asked is None:
+        return _without_command(top, arguments, known)
+    config.apply(commands[asked], arguments[1:])
+    # files, options and the question may come in any order, which argparse allows only without sub-commands
+    options = commands[asked].parse(arguments[1:])
+    if sys.stdout is None:
+        raise SettingError("standard output is closed, and the result goes there; redirect it, such as to /dev/null")
+    with contextlib.suppress(AttributeError, ValueError):  # an answer in any script must not break a plain terminal
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    return _module(asked).main(options)
+
+
+def _without_command(top: Parser, arguments: list[str], known: list[str]) -> int:
+    """--version, --help, no arguments at all, or a command that is not there. Raises `SettingError`."""
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    if name in ELSEWHERE:
+        package = ELSEWHERE[name]
+        raise SettingError(f"`omnidrop {name}` comes with {package}: pip install ./{package} in a checkout of omnidrop")
+    if name is not None:
+        hint = nearest(name, [*known, *ELSEWHERE])
+        raise SettingError(f"there is no command {name!r}{hint}; `omnidrop --help` lists them")
+    options = top.parse_args(arguments)
+    if options.version:
+        print(f"omnidrop {__version__}")
+        return 0
+    top.print_help()
+    return 0

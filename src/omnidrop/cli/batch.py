@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SettingError
-from .eval import asked_method
-from .needle import Note
-from .provenance import made, versions
-from .setup import one_thread_if_tiny, quiet_transformers
+from ..provenance import made, versions
+from .options import Commands, answer_options, method_options, model_option, output_options, reading_options
+from .progress import Progress
+from .setup import asked_method, at_least, loading_options, one_thread_if_tiny, quiet_transformers, seed
+from .setup import question as check_question
 
 if TYPE_CHECKING:
     from ..batch.answers import Answers
@@ -30,19 +31,18 @@ if TYPE_CHECKING:
 EXIT_FAILURES = 1  # some clips have no answer: a script must not take the file for complete
 
 
-def add(commands: Any) -> argparse.ArgumentParser:
+def add(commands: Commands) -> argparse.ArgumentParser:
     """The options."""
-    from . import _method_options, _model_options, _output_options
-
-    command: argparse.ArgumentParser = commands.add_parser(
-        "batch", help="one question about every clip of a folder, resumable, on one machine or several"
-    )
-    command.usage = "omnidrop batch FOLDER QUESTION --out FILE.jsonl [options]"
-    command.description = (
-        "Ask one question about every video, recording and picture of a folder and its folders, or the questions of a "
-        "file. Each answer is a line of --out, written when it is there; the same command goes on where it stopped, "
-        "and asks again what failed. Failures stand apart, in FILE.failures.jsonl; with any of them the exit status "
-        "is 1."
+    command = commands.add_parser(
+        "batch",
+        help="one question about every clip of a folder, resumable, on one machine or several",
+        usage="omnidrop batch FOLDER QUESTION --out FILE.jsonl [options]",
+        description=(
+            "Ask one question about every video, recording and picture of a folder and its folders, or the questions "
+            "of a file. Each answer is a line of --out, written when it is there; the same command goes on where it "
+            "stopped, and asks again what failed. Failures stand apart, in FILE.failures.jsonl; with any of them the "
+            "exit status is 1."
+        ),
     )
     command.add_argument("folder", metavar="FOLDER", help="where the clips are")
     command.add_argument("question", nargs="?", metavar="QUESTION", help="asked about every clip (or --questions)")
@@ -52,23 +52,10 @@ def add(commands: Any) -> argparse.ArgumentParser:
         help='instead: a file with lines such as {"file": "a/b.mp4", "question": "..."}, files relative to FOLDER',
     )
     command.add_argument("--out", metavar="FILE", required=True, help="where the answers go; it ends in .jsonl")
-    command.add_argument(
-        "--model", metavar="PATH_OR_HUB_ID", help="a saved model or a hub id (default: the shipped tiny model)"
-    )
-    _method_options(command)
-    reading = command.add_argument_group("reading")
-    reading.add_argument("--fps", type=float, default=2.0, help="pictures a second (default 2, the paper's)")
-    reading.add_argument("--max-frames", type=int, default=128, help="pictures of a video at most (default 128)")
-    reading.add_argument(
-        "--max-pixels", type=int, default=128 * 28 * 28, help="pixels of a video's picture at most (default 100352)"
-    )
-    reading.add_argument("--no-audio", action="store_true", help="leave the sound of videos out")
-    answering = command.add_argument_group("answering")
-    answering.add_argument(
-        "--max-new-tokens", type=int, default=128, metavar="N", help="length of an answer (default 128)"
-    )
-    answering.add_argument("--system", help="a system prompt (default: the chat template's own)")
-    _model_options(answering)
+    model_option(command)
+    method_options(command)
+    reading_options(command)
+    answer_options(command)
     running = command.add_argument_group("running")
     running.add_argument(
         "--engine",
@@ -86,78 +73,103 @@ def add(commands: Any) -> argparse.ArgumentParser:
         metavar="N",
         help="engines side by side through Ray, each with a GPU where there are any (default: one, in this process)",
     )
-    _output_options(command)
+    running.add_argument(
+        "--tries",
+        type=int,
+        default=3,
+        metavar="N",
+        help="processes that a clip may end (out of memory, ...) before it is a failure (default 3)",
+    )
+    running.add_argument(
+        "--skip-failed",
+        action="store_true",
+        help="do not ask again what failed in an earlier run; those failures do not change the exit status",
+    )
+    running.add_argument(
+        "--overwrite", action="store_true", help="delete the answers of an earlier run in --out, and begin anew"
+    )
+    output_options(command)
     return command
 
 
-def batch(options: argparse.Namespace) -> int:
+def main(options: argparse.Namespace) -> int:
     """Run it. Cheap checks come first: a typing mistake must not wait for a model to load."""
     from ..batch import asks
     from ..batch.answers import Answers
     from ..batch.driver import run
 
-    for name in ("max_frames", "max_pixels", "max_new_tokens", "workers"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise SettingError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+    check_question(options.question)
+    at_least(options, 1, "max_frames", "max_pixels", "max_new_tokens", "workers", "tries")
     if not options.fps > 0:
         raise SettingError(f"--fps is {options.fps}; it must be above 0")
     if (options.question is None) == (options.questions is None):
         raise SettingError("give either one QUESTION for all clips, behind FOLDER, or --questions FILE")
     job = _job(options)
-    note = Note(options.quiet)
+    progress = Progress(options.quiet)
+    others = 0
     if options.questions is None:
         asked, others = asks.of_folder(job.folder, options.question)
-        if others:
-            note.say(f"{others} other files in {job.folder} are no clips by their names, and left out")
-            note.done()
     else:
         asked = asks.of_file(Path(options.questions), job.folder)
 
     quiet_transformers()
     began = time.monotonic()
-    with Answers(Path(options.out), job.settings(options.question)) as answers:
-        before = sum(ask in answers.rows for ask in asked)
-        if before < len(asked):
+    seed(options)
+    with Answers(Path(options.out), job.settings(options.question), overwrite=options.overwrite) as answers:
+        if others:
+            progress.note(f"{others} other files in {job.folder} are no clips by their names, and left out")
+        answered = sum(ask in answers.rows for ask in asked)
+        skipped = sum(ask in answers.failed for ask in asked) if options.skip_failed else 0
+        if answered + skipped < len(asked):
             where = f" in {options.workers} workers" if options.workers else ""
-            note.say(f"loading {options.model or 'the shipped tiny model'} with {job.engine}{where}")
+            progress.stage(f"loading {options.model or 'the shipped tiny model'} with {job.engine}{where}")
         with _stdout_kept_clean():
-            run(job, asked, answers, workers=options.workers, loaded=_loaded, progress=note.at)
-        note.done()
+            run(
+                job,
+                asked,
+                answers,
+                workers=options.workers,
+                tries=options.tries,
+                skip_failed=options.skip_failed,
+                loaded=_loaded,
+                progress=progress.rows,
+            )
+        progress.done()
+        before = {"answered_before": answered, "skipped": skipped}
         document = _summary(options, job, asked, answers, before, time.monotonic() - began)
+    if document["warning"]:
+        progress.warn(f"{document['warning']}; give --model, such as Qwen/Qwen2.5-Omni-3B")
     print(json.dumps(document) if options.json else _report(document))
-    return EXIT_FAILURES if document["failed"] else 0
+    return EXIT_FAILURES if document["failed"] > skipped else 0
 
 
 def _job(options: argparse.Namespace) -> Job:
+    from .. import media
     from ..batch.job import Job
 
     engine = options.engine or ("vllm" if options.model is not None and find_spec("vllm") else "transformers")
-    misfits = ("engine_options",) if engine == "transformers" else ("device", "attn")
+    misfits = ("engine_options",) if engine == "transformers" else ("device", "attn", "device_map", "quantize", "seed")
     for name in misfits:
         if getattr(options, name) is not None:
             raise SettingError(f"--{name.replace('_', '-')} does not apply to --engine {engine}; leave it out")
-    return Job(
+    return Job(  # paths are absolute: workers run in folders of their own
         folder=Path(options.folder).absolute(),
         engine=engine,
-        model=options.model if options.model is None or not Path(options.model).is_dir() else _absolute(options.model),
+        model=str(Path(options.model).absolute()) if options.model and Path(options.model).is_dir() else options.model,
         method=asked_method(options),
         max_new_tokens=options.max_new_tokens,
         fps=options.fps,
         max_frames=options.max_frames,
         max_pixels=options.max_pixels,
         sound=not options.no_audio,
+        limits=media.Limits.parse(options.limit),
         system=options.system,
         dtype=options.dtype,
         device=options.device,
         attention=options.attn,
+        **loading_options(options),
         engine_options=_engine_options(options.engine_options),
     )
-
-
-def _absolute(folder: str) -> str:
-    """Workers run in folders of their own."""
-    return str(Path(folder).absolute())
 
 
 def _engine_options(text: str | None) -> dict[str, Any]:
@@ -183,7 +195,7 @@ def _loaded(engine: Any) -> None:
 
 @contextlib.contextmanager
 def _stdout_kept_clean() -> Iterator[None]:
-    """What vLLM, Ray and their processes print on standard output goes to standard error: a pipe reads the result."""
+    """Send what vLLM, Ray and their processes print on standard output to standard error: a pipe reads the result."""
     try:
         number = sys.__stdout__.fileno()  # type: ignore[union-attr]
     except (AttributeError, OSError, ValueError):  # there is none
@@ -201,7 +213,7 @@ def _stdout_kept_clean() -> Iterator[None]:
 
 
 def _summary(
-    options: argparse.Namespace, job: Job, asked: list[Ask], answers: Answers, before: int, seconds: float
+    options: argparse.Namespace, job: Job, asked: list[Ask], answers: Answers, before: dict[str, int], seconds: float
 ) -> dict[str, Any]:
     rows = [answers.rows[ask] for ask in asked if ask in answers.rows]
     failed = [answers.failed[ask] for ask in asked if ask in answers.failed]
@@ -214,9 +226,10 @@ def _summary(
         "clips": len({ask.file for ask in asked}),
         "asked": len(asked),
         "answered": len(rows),
-        "answered_before": before,
+        **before,  # answered in an earlier run; failed in one and not asked again
         "failed": len(failed),
         "failures": dict(Counter(row["error"]["kind"] for row in failed)),
+        "warning": _warning(rows),
         "unpruned": dict(Counter(row["unpruned"] for row in rows if row["unpruned"])),  # by reason
         "seconds": round(seconds, 3),  # of this run, loading included
         "workers": options.workers or 1,
@@ -234,6 +247,12 @@ def _summary(
     }
 
 
+def _warning(rows: list[dict[str, Any]]) -> str | None:
+    """Of how many answers the tiny model says nothing, and why the first."""
+    reasons = [row["warning"] for row in rows if row.get("warning")]
+    return f"{len(reasons)} of {len(rows)} answers mean nothing; the first: {reasons[0]}" if reasons else None
+
+
 def _installed(package: str) -> str | None:
     try:
         return version_of(package)
@@ -243,8 +262,9 @@ def _installed(package: str) -> str | None:
 
 def _report(document: dict[str, Any]) -> str:
     earlier = f", {document['answered_before']} of them before" if document["answered_before"] else ""
+    failed = f", {document['failed']} failed" if document["failed"] else ""
     lines = [
-        f"{document['answered']} of {document['asked']} answered{earlier}; {document['clips']} clips, "
+        f"{document['answered']} of {document['asked']} answered{earlier}{failed}; {document['clips']} clips, "
         f"{document['seconds']:.1f} s"
     ]
     if document["keep"] is not None:
@@ -258,7 +278,10 @@ def _report(document: dict[str, Any]) -> str:
     lines.append(f"answers: {document['out']}")
     if document["failed"]:
         kinds = ", ".join(f"{count} {kind}" for kind, count in document["failures"].items())
-        lines.append(
-            f"{document['failed']} failed ({kinds}): {document['failures_file']}; the same command asks them again"
+        again = (
+            f"{document['skipped']} of them in an earlier run, and not asked again"
+            if document["skipped"]
+            else "the same command asks them again, --skip-failed does not"
         )
+        lines.append(f"{document['failed']} failed ({kinds}): {document['failures_file']}; {again}")
     return "\n".join(lines)

@@ -4,44 +4,50 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
-from . import show
+from .options import Commands, json_option
+from .tables import fill, table
 
 
-def add(commands: Any) -> argparse.ArgumentParser:
+def add(commands: Commands) -> argparse.ArgumentParser:
     """The options."""
-    command: argparse.ArgumentParser = commands.add_parser("methods", help="list the pruning methods")
-    command.description = (
-        "The pruning methods: where they act, what they need, the range of --keep that they reach (for 8 s of video "
-        "with sound in Qwen2.5-Omni-7B; it depends on the prompt), and the paper. All are training-free."
+    command = commands.add_parser(
+        "methods",
+        help="list the pruning methods",
+        description=(
+            "The pruning methods: where they act, what they need, the range of --keep that they reach (for 8 s of "
+            "video with sound in Qwen2.5-Omni-7B; it depends on the prompt), and the paper. All are training-free."
+        ),
     )
-    command.add_argument("--json", action="store_true", help="print one JSON document on standard output, nothing else")
+    json_option(command)
     return command
 
 
-def methods(options: argparse.Namespace) -> int:
+def main(options: argparse.Namespace) -> int:
     """Print the list."""
     rows = listing()
     if options.json:
         print(json.dumps({"format": "omnidrop.methods", "version": 1, "methods": rows}))
         return 0
-    cells = [["method", "stage", "needs", "keep, layers", "keep, flops", "reference"]]
+    reach = [["method", "stage", "keep, layers", "keep, flops"]]
+    about = [["method", "needs", "reference"]]
     for row in rows:
         span = row["reachable_keep"]
-        cells.append(
-            [row["method"], row["stage"], row["needs"], *(_span(span[word]) for word in ("layers", "flops")),
-             row["reference"]]
-        )  # fmt: skip
-    print(show.table(cells, left=6))
-    print("\nEach method's settings: omnidrop methods --json, and the docstring of its class in omnidrop.methods.")
+        reach.append([row["method"], row["stage"], *(_span(span[word]) for word in ("layers", "flops"))])
+        about.append([row["method"], row["needs"], row["reference"]])
+    print(table(reach, left=4), table(about, left=3), sep="\n\n")
+    print(
+        "\n" + fill("keep: what each reaches on 8 s of video with sound in Qwen2.5-Omni-7B; it depends on the prompt.")
+    )
+    print(fill("Settings of each method: omnidrop methods --json, and the docstring of its class."))
     return 0
 
 
 def listing() -> list[dict[str, Any]]:
     """One plain record a method, the library's own and those of installed packages."""
-    from ..budget import BUDGETS
+    from ..core.budget import BUDGETS
     from ..methods import available
     from ..methods.reach import reachable
 
@@ -68,14 +74,12 @@ def listing() -> list[dict[str, Any]]:
 
 def needs(kind: Any) -> str:
     """What a method reads besides the tokens themselves, at its default settings."""
-    from dataclasses import MISSING
-
     if any(spec.default is MISSING for spec in fields(kind)):
         return "nothing"
     method = kind()
-    heard = "+".join(modality.name.lower() for modality in method.saliency)
-    words = [f"{heard} encoder attention"] if heard else []
-    if "layers" in kind.stage:
+    encoders = "+".join(modality.name.lower() for modality in method.saliency)
+    words = [f"{encoders} encoder attention"] if encoders else []
+    if method.in_layers:
         words.append(f"question attention ({method.query})")
     return ", ".join(words) or "nothing"
 

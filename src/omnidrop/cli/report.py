@@ -5,42 +5,53 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import OmnidropError, SettingError
-from .setup import Progress
+from ..errors import SettingError
+from .options import Commands, output_options
+from .progress import Progress
+from .setup import writable, writing
+
+if TYPE_CHECKING:
+    from ..core.trace import Trace
 
 
-def add(commands: Any) -> argparse.ArgumentParser:
+def add(commands: Commands) -> argparse.ArgumentParser:
     """The options."""
-    command: argparse.ArgumentParser = commands.add_parser(
-        "report", help="a page that shows what saved traces kept, side by side"
-    )
-    command.description = (
-        "Make one HTML page of traces (omnidrop run --trace, Trace.save). It needs no network. With the files of the "
-        "prompt it shows pictures and sound, what was dropped in the shade. All traces are of the same files: two "
-        "questions on one clip, or two methods on one question."
+    command = commands.add_parser(
+        "report",
+        help="a page that shows what saved traces kept, side by side",
+        description=(
+            "Make one HTML page of traces (omnidrop run --trace, Trace.save). It needs no network. With the files of "
+            "the prompt it shows pictures and sound, what was dropped in the shade. Traces that differ in question or "
+            "method can be compared token by token; those of other clips are shown apart."
+        ),
     )
     command.add_argument("traces", nargs="+", metavar="TRACE", help="one or more traces (JSON)")
     command.add_argument("--out", required=True, metavar="FILE", help="the page to write")
     command.add_argument("--media", nargs="+", default=[], metavar="FILE", help="the prompt's files, in their order")
     command.add_argument(
-        "--title", nargs="+", metavar="TEXT", help="the question of each trace (default: its file's name)"
+        "--title",
+        nargs="+",
+        metavar="TEXT",
+        help="the question of each trace (default: as saved in it, else its file's name)",
     )
-    command.add_argument("--answer", nargs="+", metavar="TEXT", help="the answer of each trace")
-    command.add_argument("--json", action="store_true", help="print one JSON document on standard output, nothing else")
-    command.add_argument("-q", "--quiet", action="store_true", help="no progress on standard error")
+    command.add_argument(
+        "--answer", nargs="+", metavar="TEXT", help="the answer of each trace (default: as saved in it)"
+    )
+    output_options(command)
     return command
 
 
-def report(options: argparse.Namespace) -> int:
+def main(options: argparse.Namespace) -> int:
     """Read, draw, write."""
     from .. import media
+    from ..core.trace import Trace
     from ..reports import check_installed
     from ..reports.views import views
-    from ..trace import Trace
 
     check_installed()
+    writable("--out", options.out)
     progress = Progress(options.quiet)
     traces, titles = [], []
     for file in options.traces:
@@ -49,8 +60,7 @@ def report(options: argparse.Namespace) -> int:
             traces.append(Trace.load(file))
         except OSError as error:
             raise SettingError(f"the trace {file} cannot be read: {error.strerror}; check the path") from error
-        rows = traces[-1].layout.shape[0]
-        titles += [Path(file).name] if rows == 1 else [f"{Path(file).name}, row {row}" for row in range(rows)]
+        titles += _titles(traces[-1], Path(file).name)
     prompts = views(traces)
     for name in ("title", "answer"):
         given = getattr(options, name)
@@ -64,7 +74,7 @@ def report(options: argparse.Namespace) -> int:
         progress.stage(f"reading {file}")
         clips.append(media.read(file, fps, most, progress=progress.at))
     progress.stage("drawing")
-    size = write(
+    size, said = write(
         options.out, "--out", traces, media=clips or None, answers=options.answer, titles=options.title or titles
     )
     progress.done()
@@ -78,16 +88,27 @@ def report(options: argparse.Namespace) -> int:
         }
         print(json.dumps(document))
     else:
-        print(f"wrote {options.out} ({size / 1e6:.2f} MB)")
+        print(said)
     return 0
 
 
-def write(path: str, option: str, traces: Any, **given: Any) -> int:
-    """`omnidrop.report` into a file, whose size in bytes is returned. Raises `OmnidropError` naming the option."""
+def _titles(trace: Trace, file: str) -> list[str]:
+    """The questions of a trace's rows, or what tells its rows apart."""
+    if trace.origin is not None and trace.origin.questions:
+        return trace.origin.questions
+    rows = trace.layout.shape[0]
+    return [file] if rows == 1 else [f"{file}, row {row}" for row in range(rows)]
+
+
+def write(path: str, option: str, traces: Any, **given: Any) -> tuple[int, str]:
+    """`omnidrop.report` into a file: its size in bytes, and a line that says where it is and what it replaced.
+
+    Raises `OmnidropError` naming the option.
+    """
     from ..reports import report as page
 
     text = page(traces, **given)
-    try:
-        return Path(path).write_bytes(text.encode())
-    except OSError as error:
-        raise OmnidropError(f"{option} {path} cannot be written: {error.strerror}") from error
+    there = Path(path).exists()
+    with writing(option, path):
+        size = Path(path).write_bytes(text.encode())
+    return size, f"wrote {path} ({size / 1e6:.2f} MB{', in place of the file that was there' if there else ''})"

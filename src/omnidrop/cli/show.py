@@ -1,28 +1,16 @@
-"""Numbers as text: the table of kept tokens per layer, and pruned beside unpruned. It measures nothing."""
+"""Numbers as text: the table of kept tokens per layer, and pruned beside unpruned."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ..reports.units import seconds, size
+from ..core.units import operations, seconds, size
+from .tables import columns, table
 
 KINDS = ("audio", "video", "image")
 MOST_ROWS = 16
-
-
-def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Columns under each other, the first `left` of them flush left, the others flush right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
 
 
 def kept(trace: Any) -> str:
@@ -44,9 +32,9 @@ def kept(trace: Any) -> str:
         shares.append(sum(counts[kind] for kind in shown) / total)
         cells.append([label, *(str(counts[kind]) for kind in shown), f"{100 * shares[-1]:.0f} %"])
     lines = table(cells).splitlines()
-    room = min(40, shutil.get_terminal_size((80, 24)).columns - max(map(len, lines)) - 3)
+    room = min(40, columns() - max(map(len, lines)) - 3)
     if room >= 8:
-        mark = "█" if _prints("█") else "#"
+        mark = "█" if prints("█") else "#"
         lines[1:] = [
             f"{line.ljust(len(lines[0]))}  {mark * round(room * s)}" for line, s in zip(lines[1:], shares, strict=True)
         ]
@@ -64,7 +52,8 @@ def _groups(counts: Sequence[dict[str, int]]) -> list[tuple[str, str, dict[str, 
     return result
 
 
-def _prints(text: str) -> bool:
+def prints(text: str) -> bool:
+    """Whether standard output has these signs."""
     try:
         text.encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -73,24 +62,47 @@ def _prints(text: str) -> bool:
 
 
 def summary(pruned: Any, asked: float | None) -> str:
-    """Keep, time, memory and cache of a pruned run, one line each."""
+    """Keep, time, memory and cache of a run, one line each; of one without pruning, what there is."""
+    from ..core.trace_view import speech
+
     trace = pruned.trace
-    wanted = f"asked for {asked:g}; " if asked is not None else ""
-    kv, flops = trace.kv_bytes, trace.flops
     rows = [
-        [
-            "keep",
-            f"{trace.keep:.3f} of the media tokens, mean of the layers ({wanted}{trace.input_keep:.3f} enter layer 0)",
-        ],
         [
             "first token",
             f"{seconds(pruned.first_token_seconds)} (encoders and prefill), whole answer {seconds(pruned.seconds)}",
         ],
         ["peak memory", f"{size(pruned.peak_memory_bytes)} ({pruned.peak_memory_kind})"],
-        ["KV cache", f"{size(kv.pruned)} for the prompt instead of {size(kv.full)} ({100 * kv.ratio:.0f} %)"],
-        ["decoder FLOPs", f"{flops.pruned:.2e} instead of {flops.full:.2e} ({100 * flops.ratio:.0f} %)"],
+    ]
+    if trace is None:
+        rows += [["KV cache", f"{size(pruned.kv_bytes)} with the answer"]]
+        return table(rows, left=2)
+    wanted = f"asked for {asked:g}; " if asked is not None else ""
+    kv, flops = trace.kv_bytes, trace.flops
+    keep = f"{trace.keep:.3f} of the media tokens, mean of the layers ({wanted}{trace.input_keep:.3f} enter layer 0)"
+    cache = f"{size(kv.pruned)} for the prompt instead of {size(kv.full)} ({100 * kv.ratio:.0f} %)"
+    work = f"{operations(flops.pruned)} for the prompt instead of {operations(flops.full)} ({100 * flops.ratio:.0f} %)"
+    made = trace.encoded
+    rows = [
+        ["keep", keep],
+        *([["encoder", f"makes {made.pruned} of {made.full} video tokens"]] if made.pruned < made.full else []),
+        *([["images", images]] if (images := unaffected(trace)) else []),
+        *(["asked by", f"{said}, never dropped"] for said in speech(trace.layout)),
+        *rows,
+        ["KV cache", f"{cache}; {size(pruned.kv_bytes)} with the answer"],
+        ["decoder FLOPs", work],
     ]
     return table(rows, left=2)
+
+
+def unaffected(trace: Any) -> str:
+    """What a user of --keep should know about images that the method keeps whole; "" where there are none."""
+    images = trace.layout.count(0)["image"]
+    if not images or trace.method.get("images") == "prune":
+        return ""
+    only = not any(trace.layout.count(0)[kind] for kind in ("audio", "video"))
+    hint = " (--method omnidrop:images=prune counts and drops them too)" if "images" in trace.method else ""
+    begin = "nothing was dropped" if only else "keep counts audio and video alone"
+    return f"{begin}, and all {images} tokens of images are kept{hint}"
 
 
 def compared(full: Any, pruned: Any) -> str:
@@ -106,8 +118,8 @@ def compared(full: Any, pruned: Any) -> str:
         ["first token", seconds(full.first_token_seconds), seconds(pruned.first_token_seconds),
          ratio(full.first_token_seconds, pruned.first_token_seconds)],
         ["whole answer", seconds(full.seconds), seconds(pruned.seconds), ratio(full.seconds, pruned.seconds)],
-        ["KV cache", size(full.kv_bytes), size(pruned.kv_bytes), ratio(full.kv_bytes, pruned.kv_bytes)],
-        ["decoder FLOPs", f"{flops.full:.2e}", f"{flops.pruned:.2e}", ratio(flops.full, flops.pruned)],
+        ["KV cache, with answer", size(full.kv_bytes), size(pruned.kv_bytes), ratio(full.kv_bytes, pruned.kv_bytes)],
+        ["decoder FLOPs, prompt", operations(flops.full), operations(flops.pruned), ratio(flops.full, flops.pruned)],
         [memory_name, size(full.peak_memory_bytes), size(pruned.peak_memory_bytes),
          ratio(full.peak_memory_bytes, pruned.peak_memory_bytes)],
     ]  # fmt: skip

@@ -1,24 +1,22 @@
-"""`omnidrop run --segment 32 --hold 8192`: one long clip and a question, read in segments of bounded memory.
-
-What it is: the options' checks, the numbers and their two forms. What it is not: a command of its own; `run` hands over
-where `--segment`, `--hold` or `--time-scale` is given.
-"""
+"""`omnidrop run` with `--segment`, `--hold` or `--time-scale`: one long clip, read in segments of bounded memory."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from .. import media
-from ..errors import OmnidropError, SettingError
-from ..memory import Memory
-from ..reports.units import seconds as in_seconds
-from ..reports.units import size
-from . import show
-from .setup import Progress, method, one_thread_if_tiny, quiet_transformers
+from ..core.units import seconds as in_seconds
+from ..core.units import size
+from ..errors import SettingError
+from . import show, words
+from .progress import Progress
+from .setup import load, made_with, method, model_name, save, warn, writable
+from .tables import table
 
+SEGMENT = 32.0  # seconds
 ASKED_FOR = ("segment", "hold", "time_scale")
 
 
@@ -29,57 +27,35 @@ def wanted(options: argparse.Namespace) -> bool:
 
 def run(options: argparse.Namespace) -> int:
     """Answer one question about one long clip."""
+    from .. import media
+    from ..measure import TokenTimes
+    from ..memory import Memory
+
     *files, question = options.inputs
-    if len(files) != 1:
-        raise SettingError(
-            f"--segment reads one video or audio file, and {len(files)} were given (the question comes last); leave "
-            "--segment and --hold out for prompts of several clips"
-        )
-    for name in ("compare", "report"):
-        if getattr(options, name, None):
-            raise SettingError(
-                f"--{name} needs the clip as one prompt; leave it out, or leave --segment and --hold out"
-            )
+    _check(options, files)
     chosen = method(options)
+    writable("--trace", options.trace)
     media.length(files[0])  # a file that cannot be opened must not wait for the model to load
     progress = Progress(options.quiet)
-    progress.stage(f"loading {options.model or 'the shipped tiny model'}")
-    from .. import prompt
-    from ..streaming import SEGMENT, stream
-
-    quiet_transformers()
-    model, processor = prompt.load(options.model, options.dtype, options.device, options.attn)
-    one_thread_if_tiny(model)
+    model, processor = load(options, progress)
     progress.stage(f"reading {files[0]} in segments")
     memory = Memory(model.device)
     memory.start()
     began = time.perf_counter()
-    answer = stream(
-        model,
-        processor,
-        files[0],
-        question,
-        method=chosen,
-        segment=SEGMENT if options.segment is None else options.segment,
-        hold=options.hold,
-        time_scale=1.0 if options.time_scale is None else options.time_scale,
-        fps=options.fps,
-        max_pixels=options.max_pixels,
-        sound=False if options.no_audio else None,
-        system=options.system,
-        progress=progress.at,
-    )
+    answer = _read(options, model, processor, chosen, progress)
     read = time.perf_counter() - began
+    for note in answer.notes:
+        progress.note(note)
+    warning = first_warning(options, files[0], question, processor, progress)
     progress.stage("answering")
-    tokens = answer.generate(max_new_tokens=options.max_new_tokens, do_sample=False, num_beams=1)
+    shown = words.wanted(options.json)
+    with words.printed(processor, shown) as on_token:
+        tokens = answer.generate(
+            max_new_tokens=options.max_new_tokens, do_sample=False, num_beams=1, streamer=TokenTimes(on_token)
+        )
     seconds, peak = time.perf_counter() - began, memory.peak()
     progress.done()
-    said = processor.tokenizer.decode(tokens[0, answer.input_ids.shape[1] :], skip_special_tokens=True).strip()
-    if options.trace:
-        try:
-            answer.trace.save(options.trace)
-        except OSError as error:
-            raise OmnidropError(f"--trace {options.trace} cannot be written: {error.strerror}") from error
+    text = processor.tokenizer.decode(tokens[0, answer.input_ids.shape[1] :], skip_special_tokens=True).strip()
     numbers = {
         "read_seconds": read,
         "seconds": seconds,
@@ -88,26 +64,81 @@ def run(options: argparse.Namespace) -> int:
         "kv_bytes": answer.kv_bytes,
     }
     if options.json:
-        print(json.dumps(document(options, model, answer, question, said, numbers)))
-        return 0
-    print(f"{said}\n\n{show.kept(answer.trace)}\n\n{summary(answer, numbers)}")
+        print(json.dumps(document(options, model, answer, question, text, numbers) | {"warning": warning}))
+    else:
+        above = "" if shown else f"{text}\n"
+        print(f"{above}\n{show.kept(answer.trace)}\n\n{summary(answer, numbers)}")
+    if options.trace:
+        answer.trace.describe(question=question, answer=text, files=files, model=model_name(options))
+        save(answer.trace, options.trace, progress)
     return 0
 
 
+def first_warning(
+    options: argparse.Namespace, file: str, question: str, processor: Any, progress: Progress
+) -> str | None:
+    """Of the tiny model, by the first stretch of the file."""
+    from .. import loading, media
+
+    if not loading.has_tiny_vocabulary(processor):
+        return None
+    stretches = media.segments(file, SEGMENT, limits=media.Limits.parse(options.limit))
+    first = next(stretches)
+    stretches.close()  # type: ignore[attr-defined]
+    return warn(progress, processor, first, question)
+
+
+def _check(options: argparse.Namespace, files: Sequence[str]) -> None:
+    """Raise `SettingError` for what does not go with segments."""
+    if len(files) != 1:
+        raise SettingError(
+            f"--segment reads one video or audio file, and {len(files)} were given (the question comes last); leave "
+            "--segment and --hold out for prompts of several clips"
+        )
+    for name in ("compare", "report", "lean"):
+        if getattr(options, name, None):
+            raise SettingError(
+                f"--{name} needs the clip as one prompt; leave it out, or leave --segment and --hold out"
+            )
+
+
+def _read(options: argparse.Namespace, model: Any, processor: Any, chosen: Any, progress: Progress) -> Any:
+    """The clip in the model's cache, ready to answer."""
+    from .. import media
+    from ..streaming import stream
+
+    file, question = options.inputs
+    return stream(
+        model,
+        processor,
+        file,
+        question,
+        method=chosen,
+        segment=SEGMENT if options.segment is None else options.segment,
+        hold=options.hold,
+        time_scale=1.0 if options.time_scale is None else options.time_scale,
+        fps=options.fps,
+        max_pixels=options.max_pixels,
+        sound=False if options.no_audio else None,
+        limits=media.Limits.parse(options.limit),
+        system=options.system,
+        progress=progress.at,
+    )
+
+
 def document(
-    options: argparse.Namespace, model: Any, answer: Any, question: str, said: str, numbers: dict[str, Any]
+    options: argparse.Namespace, model: Any, answer: Any, question: str, text: str, numbers: dict[str, Any]
 ) -> dict[str, Any]:
     """Everything as one JSON document; its cost in FLOPs is not in it, since no one pass ran."""
-    from .run import setup
-
     trace = answer.trace
     return {
         "format": "omnidrop.stream",
         "version": 1,
-        "setup": setup(options, model),
+        "setup": made_with(options, model),
         "media": [options.inputs[0]],
+        "notes": list(answer.notes),
         "question": question,
-        "answer": said,
+        "answer": text,
         **numbers,
         "method": trace.method,
         "keep": trace.keep,
@@ -122,9 +153,9 @@ def document(
 
 
 def summary(answer: Any, numbers: dict[str, Any]) -> str:
-    """One line a fact."""
+    """Segments, kept tokens and memory as text."""
     most = max(map(len, answer.held))
-    return show.table(
+    return table(
         [
             ["segments", f"{len(answer.segments)}, read in {in_seconds(numbers['read_seconds'])}"],
             ["keep", f"{answer.trace.keep:.3f} of the media tokens entered a layer, mean of the layers"],

@@ -11,17 +11,20 @@
     decoder     from layer 14 of 28 on every layer drops the share P of what is left, by the attention of the last
                 token; earlier layers forget the keys and values of what was dropped
 
-The paper has two tiers, (R_pre, P) = (.50, 10 %) and (.35, 15 %), for 35 and 25 % of the FLOPs. One knob moves both
-along the line through them (P = (.8 - R_pre) / 3, and 0 above R_pre = .8), to R_pre = 0 and then on to P = 1, and is
-solved for `keep` in any budget word; P then takes up the rounding. With budget="input" R_pre is `keep` and P follows
-from the line. All audio enters whatever the target: where there is much of it, the floor is high.
+The paper has two tiers, (R_pre, P) = (.50, 10 %) and (.35, 15 %), for 35 and 25 % of the FLOPs. One knob is solved for
+`keep` in any budget word: it moves along the line through the tiers, P = (.8 - R_pre) / 3 (0 above R_pre = .8), as far
+as the share `video_floor` of the video enters, which is that of the lower tier; from there R_pre stays and P rises to
+1. P takes up the rounding. With budget="input" R_pre is `keep`. All audio enters whatever the target:
+where there is much of it, R_pre stays high and P does the work. `extrapolated` says where (R_pre, P) leaves the tiers.
 
-Differs from the authors: we know of no public code, so these are our choices where our source is silent. CKA is the
-mean over the frames of the window, before the gate; d = |a - b| / (|a| + |b|); lambda is .5; relevance is (1 + cos) / 2
-between the mean tokens of frame and question; the anchor is a segment's first frame and keeps its even share of the
-segment's budget, rounded up, and the rest is taken from the other frames together; similarity to the anchor is the
-cosine at the same place; layers forget (`evict`) because the paper's decoding is faster than what its layer mean
-explains. Any batch size; several videos share the budget by their tokens.
+Differs from the authors: we know of no public code, and of the paper we had an abstract and two digests, not the text.
+They can be read as a CKA between the SOUND and the PICTURES of neighbouring frames, gated on the clip's mean; here it
+is between pictures and pictures, frame by frame. These are our choices where our source is silent: CKA is the mean over
+the frames of the window, before the gate; d = |a - b| / (|a| + |b|); lambda is .5; relevance is (1 + cos) / 2 between
+the mean tokens of frame and question; the anchor is a segment's first frame and keeps its even share of the segment's
+budget, rounded up, and the rest is taken from the other frames together; similarity to the anchor is the cosine at the
+same place; layers forget (`evict`) because the paper's decoding is faster than what its layer mean explains. Any batch
+size; several videos share the budget by their tokens.
 """
 
 from __future__ import annotations
@@ -34,37 +37,57 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from .. import schedule, select
-from ..budget import Budget, counts_of, whole
+from ..core import schedule, select
+from ..core.budget import TokenCounts, counts_of, whole
+from ..core.select import frames, merge, quota, scenes
+from ..core.tokens import Modality, Runs
 from ..errors import SettingError
-from ..select import frames, merge, quota, scenes
-from ..tokens import Modality, Runs
 from .base import Budgeted, InputView, LayerView, check_flag, check_query, check_range
 
 LINE_END, SLOPE = 0.8, 1 / 3  # P = SLOPE * (LINE_END - R_pre): through (.50, .10) and (.35, .15)
+UPPER, LOWER = 0.50, 0.35  # R_pre of the paper's tiers
+NEAR = 0.005  # a tier is met, rounding apart
 LEAST_RELEVANCE = 1e-3  # every segment has some weight
 
 
 @dataclass(frozen=True, kw_only=True)
 class APack(Budgeted):
-    """Both tiers of the paper, what lies between and beyond. Raises `SettingError`, also where audio is too much."""
+    """Both tiers of the paper, what lies between and beyond. Raises `SettingError`, also where audio is too much.
+
+    Fields:
+        keep: share that remains, in (0, 1]; 1 drops nothing
+        budget: what `keep` counts: "layers" (media tokens, mean over layers), "input", "flops", "kv" (cache bytes) or
+            "total" (FLOPs of the first token, encoders included)
+        depth: relative depth of the first layer that drops, in [0, 1]
+        window: frames that CKA looks at, the frame itself included: a whole number, 2 or more
+        gate: CKA below it counts as 0; in [0, 1]
+        blend: weight of CKA against distance, in [0, 1]
+        sigma: of the smoothing over frames, in frames, above 0
+        threshold: cosine similarity at which a segment ends, in [0, 1]
+        lambda_max: weight of a segment's best relevance against its mean, in [0, 1]
+        video_floor: share of the video that enters at the least, in [0, 1]; .23 is that of the lower tier, of 15 %
+            audio
+        query: the rows that score: of text "after_media", "question" or "last", or a recording ("speech", "speech:1")
+        evict: whether earlier layers forget, after the prompt, what later layers dropped
+    """
 
     stage: ClassVar[str] = "input + layers"
     reference: ClassVar[str] = "A-PACK, arXiv 2608.08794"
 
-    depth: float = 14 / 28  # relative depth of the first layer that drops
-    window: int = 3  # frames that CKA looks at, the frame itself included
-    gate: float = 0.78  # CKA below counts as 0
-    blend: float = 0.9  # of CKA against distance
-    sigma: float = 1.0  # of the smoothing over frames
-    threshold: float = 0.97  # similarity at which a segment ends
-    lambda_max: float = 0.5  # of a segment's best against its mean relevance
-    query: str = "last"  # the rows that ask
-    evict: bool = True  # earlier layers forget what later ones dropped
+    depth: float = 14 / 28
+    window: int = 3
+    gate: float = 0.78
+    blend: float = 0.9
+    sigma: float = 1.0
+    threshold: float = 0.97
+    lambda_max: float = 0.5
+    video_floor: float = 0.23
+    query: str = "last"
+    evict: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("depth", "gate", "blend", "threshold", "lambda_max"):
+        for name in ("depth", "gate", "blend", "threshold", "lambda_max", "video_floor"):
             check_range(name, getattr(self, name), 0.0, 1.0)
         check_range("sigma", self.sigma, 0.0, math.inf, open_low=True)
         if type(self.window) is not int or self.window < 2:
@@ -74,14 +97,19 @@ class APack(Budgeted):
 
     # how many -------------------------------------------------------------------------------------------------------
 
-    def plan(self, budget: Budget) -> list[int]:
+    def plan(self, budget: TokenCounts) -> list[int]:
+        return schedule.drops(self._rates(self._rate(budget), budget.layers), budget.input_count)
+
+    def _rate(self, budget: TokenCounts) -> float:
+        """P, where `budget.input_count` tokens have entered."""
+        if budget.total == 0:
+            return 0.0
         if self.budget == "input":
-            rate = rate_at(budget.entering / budget.total) if budget.total else 0.0
-            return schedule.drops(self._rates(rate, budget.layers), budget.entering)
-        return budget.solve(
+            return rate_at(budget.input_count / budget.total)
+        return budget.knob(
             self.keep,
             self.budget,
-            lambda rate: self._counts(budget.entering, rate, budget.layers),
+            lambda rate: self._counts(budget.input_count, rate, budget.layers),
             evict=self.evict,
             what="APack",
         )
@@ -90,22 +118,31 @@ class APack(Budgeted):
         start = min(whole(self.depth, layers), layers - 1)
         return [0.0] * start + [rate] * (layers - 1 - start) + [0.0]
 
-    def _counts(self, entering: int, rate: float, layers: int) -> list[int]:
-        return counts_of(schedule.drops(self._rates(rate, layers), entering), entering)
+    def _counts(self, input_count: int, rate: float, layers: int) -> list[int]:
+        return counts_of(schedule.drops(self._rates(rate, layers), input_count), input_count)
 
-    def entering(self, runs: Runs, budget: Budget) -> int:
+    def input_count(self, runs: Runs, budget: TokenCounts) -> int:
         """n_0: the paper's R_pre where both stages together meet `keep`."""
-        audio = budget.total - sum(tokens for kind, _, tokens, _ in runs if kind == Modality.VIDEO)
+        video = sum(tokens for kind, _, tokens, _ in runs if kind == Modality.VIDEO)
+        fewest = budget.total - video + math.ceil(self.video_floor * video)
+        least = fewest / max(budget.total, 1)
 
         def at(knob: float) -> tuple[int, float]:
-            r_pre, beyond = max(1.0 - 2.0 * knob, 0.0), max(2.0 * knob - 1.0, 0.0)
+            r_pre, beyond = 1.0 - (1.0 - least) * min(2.0 * knob, 1.0), max(2.0 * knob - 1.0, 0.0)
             rate = rate_at(r_pre)
-            return max(whole(r_pre, budget.total), audio, 1), rate + (1.0 - rate) * beyond
+            return max(whole(r_pre, budget.total), 1), rate + (1.0 - rate) * beyond
 
         def counts_at(knob: float) -> list[int]:
             return self._counts(*at(knob), budget.layers)
 
         return at(budget.knob(self.keep, self.budget, counts_at, evict=self.evict, what="APack"))[0]
+
+    def extrapolated(self, runs: Runs, budget: TokenCounts) -> str:
+        r_pre, rate = budget.input_count / max(budget.total, 1), self._rate(budget)
+        lowest, highest = rate_at(UPPER) - NEAR, rate_at(LOWER) + NEAR
+        if LOWER - NEAR <= r_pre <= UPPER + NEAR and lowest <= rate <= highest:
+            return ""
+        return f"R_pre = {r_pre:.2f}, P = {rate:.2f}; the paper has .50, .10 to .35, .15"
 
     # before the decoder ---------------------------------------------------------------------------------------------
 
@@ -113,7 +150,7 @@ class APack(Budgeted):
         clips = [(item, tokens, count) for kind, item, tokens, count in view.runs if kind == Modality.VIDEO]
         sizes = [tokens for _, tokens, _ in clips]
         audio = view.budget.total - sum(sizes)
-        n = self.entering(view.runs, view.budget)
+        n = self.input_count(view.runs, view.budget)
         if n == view.budget.total:
             return None
         kept = [quota.where(view.modality == Modality.AUDIO, audio)]

@@ -1,27 +1,28 @@
-"""What OmniZip and DASH share: audio is thinned first, and says how much of the video of its time may go.
+"""The base class of OmniZip and DASH: audio is thinned first, and decides how much of its time's video is dropped.
 
-What it is: the base class of the two; it keeps audio by score, merges some of the rest into contextual anchors, and
-takes from each video frame what the interleaved scores call best. What it is not: a method. A subclass says how audio
-scores, and what each frame's share is.
+It keeps audio by score, merges some of the rest into contextual anchors, and takes from each video frame the tokens
+with the best interleaved scores. A subclass gives the audio scores and each frame's share.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .. import select
-from ..budget import Budget, whole
+from ..core import select
+from ..core.budget import TokenCounts, whole_even
+from ..core.select import frames, merge, quota
+from ..core.select.ratios import Ratios
+from ..core.tokens import RECORDING, Modality, Runs
 from ..errors import SettingError
-from ..select import frames, merge, quota
-from ..select.ratios import Ratios
-from ..tokens import Modality, Runs
 from .base import InputMethod, InputView, Merged, check_range
+
+NEAR = 0.02  # a published ratio is met, rounding apart
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,13 +37,23 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioGuided(InputMethod):
-    """Settings that both methods have. Raises `SettingError`."""
+    """Settings that both methods have. Raises `SettingError`.
 
+    Fields:
+        keep: share that remains, in (0, 1]; 1 drops nothing
+        budget: what `keep` counts: "layers" (media tokens, mean over layers), "input", "flops", "kv" (cache bytes) or
+            "total" (FLOPs of the first token, encoders included)
+        anchors: kept audio tokens that merge dropped ones, as a share of the audio, in [0, 1]; on top of rho_a
+        g: dropped audio tokens that an anchor takes in: a whole number, 0 or more
+        k: neighbours that decide in an even frame: a whole number, 1 or more
+    """
+
+    spans: ClassVar[Mapping[Modality, str]] = {Modality.AUDIO: RECORDING}
     line: ClassVar[tuple[tuple[float, float], ...]]  # published (rho_a, rho_v), from (0, 0) to (1, 1)
 
-    anchors: float = 0.05  # contextual anchors, as a share of the audio tokens; kept on top of 1 - rho_a
-    g: int = 3  # dropped audio tokens that an anchor takes in
-    k: int = 5  # neighbours of the density peaks in a frame
+    anchors: float = 0.05
+    g: int = 3
+    k: int = 5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,6 +79,10 @@ class AudioGuided(InputMethod):
         """What the n tokens of one recording are worth: (n, D), (n,) -> (n,)."""
 
     @abstractmethod
+    def frame_scores(self, grid: Tensor, k: int) -> Tensor:
+        """What the tokens of an even frame are worth, with k neighbours: (F, P, D) -> (F, P)."""
+
+    @abstractmethod
     def frame_shares(self, view: InputView, clips: Sequence[Clip], heard: Tensor, seen: int) -> tuple[Tensor, Tensor]:
         """For all frames of all clips, G together: how many tokens each keeps, and which ones open a stretch.
 
@@ -76,11 +91,24 @@ class AudioGuided(InputMethod):
 
     # what both do ----------------------------------------------------------------------------------------------------
 
-    def least(self, runs: Runs, budget: Budget) -> int:
+    def least(self, runs: Runs, budget: TokenCounts) -> int:
         return self._ratios(runs).least
 
-    def most(self, runs: Runs, budget: Budget) -> int:
+    def most(self, runs: Runs, budget: TokenCounts) -> int:
         return self._ratios(runs).most
+
+    def extrapolated(self, runs: Runs, budget: TokenCounts) -> str:
+        ratios, pairs = self._ratios(runs), self.line[1:-1]
+        found = ratios.drops(budget.input_count)
+        there = (ratios.audio > 0, ratios.video > 0)
+        if all(
+            low - NEAR <= drop <= high + NEAR
+            for drop, low, high, some in zip(found, pairs[0], pairs[-1], there, strict=True)
+            if some
+        ):
+            return ""
+        published = " to ".join(f"{audio:g}, {video:g}" for audio, video in pairs)
+        return f"(rho_a, rho_v) = {found[0]:.2f}, {found[1]:.2f}; the paper has {published}"
 
     def choose(self, view: InputView, n: int) -> Tensor | Merged:
         ratios = self._ratios(view.runs)
@@ -118,7 +146,9 @@ class AudioGuided(InputMethod):
         starts, shares = self.frame_shares(view, clips, heard, count)
         even = frames.place_in_stretch(starts) % 2 == 0
         scores = [
-            frames.interleaved(view.features[clip.places].view(clip.frames, clip.tokens, -1), mine, k=self.k).flatten()
+            frames.interleaved(
+                view.features[clip.places].view(clip.frames, clip.tokens, -1), mine, self.frame_scores, k=self.k
+            ).flatten()
             for clip, mine in zip(clips, even.split([clip.frames for clip in clips]), strict=True)
         ]
         sizes = torch.tensor([clip.tokens for clip in clips for _ in range(clip.frames)], device=even.device)
@@ -133,7 +163,7 @@ class AudioGuided(InputMethod):
             audio=audio,
             video=video,
             line=self.line,
-            extra=whole(self.anchors, audio),
+            extra=whole_even(self.anchors, audio),
             video_drop=self.video_drop,
         )
 

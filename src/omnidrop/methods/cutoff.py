@@ -13,13 +13,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..budget import Budget
+from ..core.budget import TokenCounts
 from .base import LayerView, Method, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cutoff(Method):
-    """Drop every audio and video token after `layer` (0-based); the last layer drops nothing, as everywhere."""
+    """Drop every audio and video token after `layer` (0-based); the last layer drops nothing, as everywhere.
+
+    Fields:
+        layer: the decoder layer after which no media token goes on, 0 or more
+    """
 
     reference: ClassVar[str] = "a diagnostic; no paper"
     layer: int
@@ -27,8 +31,8 @@ class Cutoff(Method):
     def __post_init__(self) -> None:
         check_range("layer", self.layer, 0, math.inf)
 
-    def plan(self, budget: Budget) -> list[int]:
-        return [budget.entering if i == self.layer < budget.layers - 1 else 0 for i in range(budget.layers)]
+    def plan(self, budget: TokenCounts) -> list[int]:
+        return [budget.input_count if i == self.layer < budget.layers - 1 else 0 for i in range(budget.layers)]
 
     def at_layer(self, view: LayerView, k: int) -> Tensor:
         return torch.arange(0, device=view.modality.device)

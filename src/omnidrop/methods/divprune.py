@@ -20,14 +20,20 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..select import diversity
-from ..select.quota import split
+from ..core.select import diversity
+from ..core.select.quota import split
 from .base import InputMethod, InputView
 
 
 @dataclass(frozen=True, kw_only=True)
 class DivPrune(InputMethod):
-    """Greedy max-min diversity inside 2 s windows, before the decoder."""
+    """Greedy max-min diversity inside 2 s windows, before the decoder.
+
+    Fields:
+        keep: share that remains, in (0, 1]; 1 drops nothing
+        budget: what `keep` counts: "layers" (media tokens, mean over layers), "input", "flops", "kv" (cache bytes) or
+            "total" (FLOPs of the first token, encoders included)
+    """
 
     reference: ClassVar[str] = "DivPrune, arXiv 2503.02175 (CVPR 2025)"
 

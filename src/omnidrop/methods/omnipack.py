@@ -1,34 +1,39 @@
 """OmniPack: important and covering tokens enter, half of them leave in the decoder, and what leaves is merged.
 
 "OmniPack: Unified Token Compression for Efficient Omni-modal Large Language Models", arXiv 2608.03812. Before the
-decoder, each clip by itself:
+decoder, each clip by itself; mm is min-max to [0, 1]; all changes are 1 - cos:
 
-    importance  minmax(encoder attention) * (1 + event * minmax(bias)); all changes are 1 - cos
-                bias of video: minmax(max(change to either neighbouring frame, change to the frame's mean)) + .35 *
-                minmax(curvature); of audio: the larger change to a neighbour
+    importance  with a the encoder's attention: of video mm(a) * (1 + event * mm(bias)); of audio mm(a) + event *
+                mm(bias)
+                bias of video: mm(max(change to either neighbouring frame, change to the frame's mean)) + .35 *
+                mm(curvature); of audio: the larger change to a neighbour
+                event: .25 of audio; of video .35, which falls to 35 % of that as the share kept falls from .42 to .14
     choice      the share eta of the budget (.25 of video, .35 of audio) by importance; the rest are the centres of
-                DPC-KNN with k = 7 on 1 - cos + .20 * distance in time
-    merging     a dropped token joins the kept one of highest cos - tau * distance in time + .1 * minmax(its
-                importance), tau .10 of video and .05 of audio, with weight (1 + minmax(own importance)) / 2
+                DPC-KNN with k = 7 on d = 1 - cos + .20 * mm(distance in time), mm over a token's distances, with
+                density exp(-mean d^2) * (1 + .35 mm(importance))
+    merging     a dropped token joins the kept one of highest cos - tau * mm(distance in time) + .1 * mm(importance of
+                the kept), tau .10 of video and .05 of audio, with weight (1 + mm(own importance)) / 2
 
 After layer 18 of 28, each modality by itself, on the hidden states:
 
-    relevance   minmax(max(cos to the question's mean, highest cos to a token of it)) + minmax(cos to the mean of the
-                other modality) + minmax(exp(-mean (1 - cos) to its own modality))
-    choice      greedy max-min on 1 - cos, times 1 + minmax(relevance)
-    merging     into the nearest kept token, with weight ((1 + cos) / 2)^2 * (1 + minmax(relevance)) / 2
+    relevance   mm(max(cos to the question's mean, highest cos to a token of it)) + mm(cos to the mean of the other
+                modality) + mm(exp(-mean (1 - cos) to its own modality))
+    choice      greedy max-min on 1 - cos, times 1 + mm(relevance)
+    merging     into the nearest kept token, with weight ((1 + cos) / 2)^2 * (1 + mm(relevance)) / 2
 
 One knob, the share r_0 that enters, is solved for `keep` in any budget word. The decoder keeps 1/2 of it as in the
 paper, or max(1/2, r_0), so that keep=1.0 is no pruning; this share then takes up the rounding. With budget="input" r_0
-is `keep`. How r_0 is shared between audio and video is in `balance`.
+is `keep`. How r_0 is shared between audio and video is in `balance`. `extrapolated` says where r_0 lies outside the
+paper's .10 to .25.
 
-Differs from the authors' code: distances and nearest tokens are sought inside windows of at most `window` tokens
-(theirs are global and quadratic); distance is in time alone, over the span of the window (theirs has height and width
-too, which our view does not hold); a merged token is not blended a second time with its old self (.62, .65, in their
-code and not in the paper); density is exp(-mean distance) without a bonus for importance; importance has one form for
-both modalities (theirs adds the change of sound, and weakens the bias of video at low ratios); the question is the rows
-that ask (theirs takes all text); the greedy choice begins as `diversity` does (theirs with the highest relevance); any
-batch size. The relative depth 18/28 is that of the paper's 7B; its 3B has 26 of 36: set `depth`.
+Where the authors' code (9064356) has more than the paper, choices follow the code: squared distances, mm of a token's
+distances, importance in the density, audio's sum, the video's event weight. Differs from it: distances and nearest
+tokens are sought inside windows of at most `window` tokens (theirs are global and quadratic); distance is in time
+alone, over the span of the window (theirs has height and width too, which our view does not hold); a merged token is
+not blended a second time with its old self (.62, .65, in their code and not in the paper); of exact duplicates DPC-KNN
+keeps one before all else, theirs every copy; the question is the rows that ask (theirs takes all text); the greedy
+choice begins as `diversity` does (theirs with the highest relevance); exact counts over clips and modalities; any batch
+size. The relative depth 18/28 is that of the paper's 7B; its 3B has 26 of 36: set `depth`.
 """
 
 from __future__ import annotations
@@ -42,36 +47,57 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from ..budget import Budget, whole
+from ..core.budget import TokenCounts, whole, whole_even
+from ..core.select import balance, cluster, diversity, merge, quota
+from ..core.tokens import Modality, Runs
 from ..errors import SettingError
-from ..select import balance, cluster, diversity, merge, quota
-from ..tokens import Modality, Runs
 from .base import Budgeted, InputView, LayerView, Merged, check_flag, check_range
 
 DECODER_KEEP = 0.5  # share of what entered that the decoder keeps
 CURVATURE = 0.35  # of the bias
 SALIENT = 0.1  # of the affinity
+DENSE = 0.35  # of importance in the density
+LEAST_EVENT, LOW_SHARE, HIGH_SHARE = 0.35, 0.14, 0.42  # a video of which so little is kept has this part of the weight
+PUBLISHED = (0.10, 0.25)  # r_0
+NEAR = 0.005  # rounding apart
 MEDIA = (Modality.AUDIO, Modality.VIDEO)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OmniPack(Budgeted):
-    """The paper's two stages under one target. Raises `SettingError`."""
+    """The paper's two stages under one target. Raises `SettingError`.
+
+    Fields:
+        keep: share that remains, in (0, 1]; 1 drops nothing
+        budget: what `keep` counts: "layers" (media tokens, mean over layers), "input", "flops", "kv" (cache bytes) or
+            "total" (FLOPs of the first token, encoders included)
+        depth: relative depth of the layer that drops, in [0, 1]
+        eta_video: share of the video budget that goes by importance, in [0, 1]
+        eta_audio: the same of audio, in [0, 1]
+        event_video: weight of the event bias of video, 0 or more
+        event_audio: the same of audio, 0 or more
+        tau_video: weight of time in the affinity of video, 0 or more
+        tau_audio: the same of audio, 0 or more
+        time: weight of time in the distance of DPC-KNN, 0 or more
+        k: neighbours of DPC-KNN, 1 or more
+        window: most tokens that are compared with each other, 2 or more
+        evict: whether earlier layers forget, after the prompt, what later layers dropped
+    """
 
     stage: ClassVar[str] = "input + layers"
     reference: ClassVar[str] = "OmniPack, arXiv 2608.03812"
 
-    depth: float = 18 / 28  # relative depth of the layer that drops
-    eta_video: float = 0.25  # share of the video budget that goes by importance
+    depth: float = 18 / 28
+    eta_video: float = 0.25
     eta_audio: float = 0.35
-    event_video: float = 0.35  # weight of the event bias
+    event_video: float = 0.35
     event_audio: float = 0.25
-    tau_video: float = 0.10  # weight of time in the affinity
+    tau_video: float = 0.10
     tau_audio: float = 0.05
-    time: float = 0.20  # weight of time in the distance of DPC-KNN
-    k: int = 7  # neighbours of DPC-KNN
-    window: int = 4096  # most tokens that are compared with each other
-    evict: bool = True  # earlier layers forget what later ones dropped
+    time: float = 0.20
+    k: int = 7
+    window: int = 4096
+    evict: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,8 +117,8 @@ class OmniPack(Budgeted):
 
     # how many -------------------------------------------------------------------------------------------------------
 
-    def plan(self, budget: Budget) -> list[int]:
-        n = budget.entering
+    def plan(self, budget: TokenCounts) -> list[int]:
+        n = budget.input_count
         if self.budget == "input":
             layer, drops = self._layer(budget.layers), [0] * budget.layers
             drops[layer] = n - nominal(n, budget.total) if layer < budget.layers - 1 else 0
@@ -109,11 +135,11 @@ class OmniPack(Budgeted):
         """The layer whose output loses tokens."""
         return min(whole(self.depth, layers), max(layers - 2, 0))
 
-    def _counts(self, entering: int, left: int, layers: int) -> list[int]:
+    def _counts(self, input_count: int, left: int, layers: int) -> list[int]:
         before = min(self._layer(layers) + 1, layers)
-        return [entering] * before + [left] * (layers - before)
+        return [input_count] * before + [left] * (layers - before)
 
-    def entering(self, runs: Runs, budget: Budget) -> int:
+    def input_count(self, runs: Runs, budget: TokenCounts) -> int:
         """n_0: what enters where both stages together meet `keep`."""
 
         def at(knob: float) -> int:
@@ -125,10 +151,16 @@ class OmniPack(Budgeted):
 
         return at(budget.knob(self.keep, self.budget, counts_at, evict=self.evict, what="OmniPack"))
 
+    def extrapolated(self, runs: Runs, budget: TokenCounts) -> str:
+        share = budget.input_count / max(budget.total, 1)
+        if PUBLISHED[0] - NEAR <= share <= PUBLISHED[1] + NEAR:
+            return ""
+        return f"r_0 = {share:.2f}; the paper has .10 to .25"
+
     # before the decoder ---------------------------------------------------------------------------------------------
 
     def at_input(self, view: InputView) -> Merged | None:
-        n = self.entering(view.runs, view.budget)
+        n = self.input_count(view.runs, view.budget)
         if n == view.budget.total:
             return None
         sizes = {kind: [tokens for modality, _, tokens, _ in view.runs if modality == kind] for kind in MEDIA}
@@ -140,19 +172,25 @@ class OmniPack(Budgeted):
             kind = Modality(modality)
             places = view.places(kind, item, tokens)
             mine, attention = view.features[places], view.saliency[places]
+            wanted = next(stay[kind])
             if kind is Modality.VIDEO:
                 bias, unit = video_event(mine.view(frames, tokens // frames, -1)).flatten(), tokens // frames
+                importance = minmax(attention) * (1.0 + self._video_event(wanted / max(tokens, 1)) * minmax(bias))
             else:
                 bias, unit = audio_event(mine), 1
-            event = self.event_video if kind is Modality.VIDEO else self.event_audio
-            importance = minmax(attention) * (1.0 + event * minmax(bias))
-            for part, count in parts(tokens, unit, next(stay[kind]), self.window):
+                importance = minmax(attention) + self.event_audio * minmax(bias)
+            for part, count in parts(tokens, unit, wanted, self.window):
                 time = torch.arange(part.stop - part.start, device=mine.device) // unit
                 stays, changed = self._pack(kind, mine[part], importance[part], time, count)
                 kept.append(places[part][stays])
                 features.append(changed)
         places, order = torch.cat(kept).sort()
         return Merged(places, torch.cat(features)[order])
+
+    def _video_event(self, share: float) -> float:
+        """The weight of the event bias of a video of which this share is kept."""
+        place = min(max((share - LOW_SHARE) / (HIGH_SHARE - LOW_SHARE), 0.0), 1.0)
+        return self.event_video * (LEAST_EVENT + (1.0 - LEAST_EVENT) * place)
 
     def _pack(
         self, kind: Modality, features: Tensor, importance: Tensor, time: Tensor, n: int
@@ -162,12 +200,13 @@ class OmniPack(Budgeted):
         if n in (0, size):
             return torch.arange(n, device=features.device), features[:n]
         eta, tau = (self.eta_video, self.tau_video) if kind is Modality.VIDEO else (self.eta_audio, self.tau_audio)
-        dominant = max(whole(eta, n), 1) if eta else 0
-        apart = (time[:, None] - time).abs().float() / time[-1].clamp(min=1)
+        dominant = max(whole_even(eta, n), 1) if eta else 0
+        apart = (time[:, None] - time).abs().float()
         rank = torch.argsort(importance, descending=True, stable=True)
         rest = rank[dominant:].sort().values
-        distance = cluster.cosine_distance(features[rest]) + self.time * apart[rest[:, None], rest]
-        density, separation = cluster.density_peaks(distance, self.k)
+        distance = cluster.cosine_distance(features[rest]) + self.time * row_minmax(apart[rest[:, None], rest])
+        weight = 1.0 + DENSE * minmax(importance[rest])
+        density, separation = cluster.density_peaks(distance, self.k, power=2.0, weight=weight)
         centres = torch.argsort(density * separation, descending=True, stable=True)[: n - dominant]
         stays = torch.zeros(size, dtype=torch.bool, device=features.device)
         stays[rank[:dominant]] = True
@@ -175,7 +214,8 @@ class OmniPack(Budgeted):
         kept, gone = quota.where(stays, n), quota.where(~stays, size - n)
 
         unit = normalize(features.float(), dim=-1)
-        affinity = unit[gone] @ unit[kept].T - tau * apart[gone[:, None], kept] + SALIENT * minmax(importance[kept])
+        near = unit[gone] @ unit[kept].T - tau * row_minmax(apart[gone[:, None], kept])
+        affinity = near + SALIENT * minmax(importance[kept])
         weight = (1.0 + minmax(importance[gone])) / 2.0
         return kept, merge.into_anchors(features[kept], features[gone], affinity.argmax(-1), weight)
 
@@ -198,9 +238,9 @@ class OmniPack(Budgeted):
         return Merged(together, torch.cat(features)[order])
 
 
-def nominal(entering: int, total: int) -> int:
+def nominal(input_count: int, total: int) -> int:
     """What the decoder keeps of the tokens that entered: half, or as large a share as entered."""
-    return whole(max(DECODER_KEEP, entering / total), entering) if total else 0
+    return whole(max(DECODER_KEEP, input_count / total), input_count) if total else 0
 
 
 def parts(tokens: int, unit: int, n: int, window: int) -> Iterator[tuple[slice, int]]:
@@ -218,6 +258,12 @@ def minmax(values: Tensor) -> Tensor:
     if not values.numel():
         return values.float()
     low, high = values.float().aminmax()
+    return (values.float() - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def row_minmax(values: Tensor) -> Tensor:
+    """Min-max of every row of (M, K), in float32; a row of equal values is 0."""
+    low, high = values.float().aminmax(dim=1, keepdim=True)
     return (values.float() - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
 
 

@@ -22,22 +22,32 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .. import select
-from ..budget import Budget, whole
+from ..core import select
+from ..core.budget import TokenCounts, whole
 from ..errors import SettingError
 from .base import Budgeted, LayerView, check_query, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
 class PyramidDrop(Budgeted):
-    """Three stages at relative depths, which rise; 1.0 switches a stage off. Raises `SettingError`."""
+    """Three stages at relative depths, which rise; 1.0 switches a stage off. Raises `SettingError`.
+
+    Fields:
+        keep: share that remains, in (0, 1]; 1 drops nothing
+        budget: what `keep` counts: "layers" (media tokens, mean over layers), "input", "flops", "kv" (cache bytes) or
+            "total" (FLOPs of the first token, encoders included)
+        first: share of the layers that see everything, in (0, 1]
+        second: relative depth at which lambda applies again, in (0, 1]
+        third: relative depth at which it applies for the last time, in (0, 1]
+        query: the rows that score: of text "after_media", "question" or "last", or a recording ("speech", "speech:1")
+    """
 
     stage: ClassVar[str] = "layers"
     reference: ClassVar[str] = "PyramidDrop, arXiv 2410.17247 (CVPR 2025)"
-    first: float = 8 / 32  # share of the layers that see everything
-    second: float = 16 / 32  # where lambda applies again
-    third: float = 24 / 32  # and again
-    query: str = "last"  # the rows that ask
+    first: float = 8 / 32
+    second: float = 16 / 32
+    third: float = 24 / 32
+    query: str = "last"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,12 +60,12 @@ class PyramidDrop(Budgeted):
             )
         check_query(self.query)
 
-    def plan(self, budget: Budget) -> list[int]:
+    def plan(self, budget: TokenCounts) -> list[int]:
         starts = [max(1, whole(depth, budget.layers)) for depth in (self.first, self.second, self.third)]
         stages = [sum(layer >= start for start in starts) for layer in range(budget.layers)]
 
         def counts_at(knob: float) -> list[int]:
-            return [whole((1.0 - knob) ** stage, budget.entering) for stage in stages]
+            return [whole((1.0 - knob) ** stage, budget.input_count) for stage in stages]
 
         return budget.solve(self.keep, self.budget, counts_at, what="PyramidDrop")
 

@@ -7,14 +7,17 @@
     II   before layers 16, 18, 20 of 28 the counts fall by f * (1, e, e^2) / (1 + e + e^2) of what entered, with f such
          that the mean over layers is R, stage III included. Which ones: S_j = attention of the last text token;
          a window keeps in proportion to a_w + v_w, where a = softmax over windows(mean S of their audio / 0.1), v
-         likewise of their video; audio and video of the window in proportion to a_w * audio tokens left, v_w * video
-         tokens left; and of either those with the highest S
+         likewise of their video; what full windows cannot take goes to the smallest budgets; audio and video of a
+         window in proportion to a_w * audio tokens left, v_w * video tokens left; of either those of highest S
     III  before layer 24 of 28 all audio and video leave; the layers before forget their keys and values too
 
 One number, R, drives all three stages: it is solved so that the whole meets `keep`. Where R * 1.4 > 1 stage I drops
 nothing; above R = 24/28 stage II drops nothing either and stage III only a part, so that keep=1.0 is no pruning. With
 budget="input" R = keep / 1.4. With budget="kv" and `evict` the earlier layers keep what the last one has: the target is
 then met by stage III alone.
+
+The attention of stage I is that of the encoder's last layer: of audio inside its own windows, of video with one
+soft-max over two temporal grids (the authors' code). `extrapolated` says where R lies outside the paper's .10 to .35.
 
 The split of stage I between audio and video follows the paper's table of (R_v, R_a), see `balance`.
 
@@ -30,6 +33,7 @@ softmax is all but uniform: this is the paper's formula, not ours.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import ClassVar
@@ -37,10 +41,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..budget import Budget, whole
+from ..core.budget import TokenCounts, whole
+from ..core.select import balance, diversity, merge, quota
+from ..core.tokens import TWO_GRIDS, Modality, Runs
 from ..errors import SettingError
-from ..select import balance, diversity, merge, quota
-from ..tokens import Modality, Runs
 from .base import Budgeted, InputView, LayerView, check_flag, check_query, check_range
 
 STEPS = [math.exp(i) for i in range(3)]  # of stage II, relative to each other
@@ -49,18 +53,33 @@ FALLEN = [part / sum(STEPS) for part in accumulate(STEPS)]  # share of stage II'
 
 @dataclass(frozen=True, kw_only=True)
 class SEATS(Budgeted):
-    """Three stages, one nominal retention. Depths are relative and rise; 1.0 is never. Raises `SettingError`."""
+    """Three stages, one nominal retention. Depths are relative and rise; 1.0 is never. Raises `SettingError`.
+
+    Fields:
+        keep: share that remains, in (0, 1]; 1 drops nothing
+        budget: what `keep` counts: "layers" (media tokens, mean over layers), "input", "flops", "kv" (cache bytes) or
+            "total" (FLOPs of the first token, encoders included)
+        scale: what stage I leaves, in units of the nominal retention, 1 or more
+        first: relative depth of the first drop of stage II, in (0, 1]
+        second: of its second drop, in (0, 1]
+        third: of its third drop, in (0, 1]
+        late: relative depth of stage III, in (0, 1]
+        temperature: of the softmax over windows, 0.001 or more
+        query: the rows that score: of text "after_media", "question" or "last", or a recording ("speech", "speech:1")
+        evict: whether earlier layers forget, after the prompt, what later layers dropped
+    """
 
     stage: ClassVar[str] = "input + layers"
     reference: ClassVar[str] = "SEATS, arXiv 2605.20035"
-    scale: float = 1.4  # of the nominal retention: what stage I leaves
-    first: float = 16 / 28  # depths of stage II
+    spans: ClassVar[Mapping[Modality, str]] = {Modality.VIDEO: TWO_GRIDS}
+    scale: float = 1.4
+    first: float = 16 / 28
     second: float = 18 / 28
     third: float = 20 / 28
-    late: float = 24 / 28  # depth of stage III
-    temperature: float = 0.1  # of the softmax over windows
-    query: str = "last"  # the rows that ask
-    evict: bool = True  # earlier layers forget what later ones dropped
+    late: float = 24 / 28
+    temperature: float = 0.1
+    query: str = "last"
+    evict: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,20 +103,20 @@ class SEATS(Budgeted):
 
     # how many -------------------------------------------------------------------------------------------------------
 
-    def entering(self, runs: Runs, budget: Budget) -> int:
-        return self._entering(self._nominal(budget), budget.total)
+    def input_count(self, runs: Runs, budget: TokenCounts) -> int:
+        return self._input_count(self._nominal(budget), budget.total)
 
-    def _nominal(self, budget: Budget) -> float:
+    def _nominal(self, budget: TokenCounts) -> float:
         """R, such that all stages together meet `keep`."""
 
         def counts_at(knob: float) -> list[int]:
             r = 1.0 - knob
-            entering = self._entering(r, budget.total)
-            return self._counts(entering, self._strength(r, entering, budget), budget.layers)
+            input_count = self._input_count(r, budget.total)
+            return self._counts(input_count, self._strength(r, input_count, budget), budget.layers)
 
         return 1.0 - budget.knob(self.keep, self.budget, counts_at, evict=self.evict, what="SEATS")
 
-    def _entering(self, r: float, total: int) -> int:
+    def _input_count(self, r: float, total: int) -> int:
         """n_0: what stage I leaves at the nominal retention r."""
         return min(max(whole(self.scale * r, total), 1), total)
 
@@ -105,41 +124,44 @@ class SEATS(Budgeted):
         """The first layers after each drop of stage II, and after stage III; `layers` is never."""
         return [max(1, whole(depth, layers)) for depth in (self.first, self.second, self.third, self.late)]
 
-    def _counts(self, entering: int, strength: float, layers: int) -> list[int]:
+    def _counts(self, input_count: int, strength: float, layers: int) -> list[int]:
         """n_l: in the lower half of `strength` stage III grows from nothing to all, in the upper half stage II."""
         removed, fallen = min(2.0 * strength, 1.0), max(2.0 * strength - 1.0, 0.0)
         *starts, late = self._starts(layers)
         counts = []
         for layer in range(layers):
             passed = sum(layer >= start for start in starts)
-            n = entering - (whole(fallen * FALLEN[passed - 1], entering) if passed else 0)
+            n = input_count - (whole(fallen * FALLEN[passed - 1], input_count) if passed else 0)
             counts.append(n - whole(removed, n) if layer >= late else n)
         return counts
 
-    def _strength(self, r: float, entering: int, budget: Budget) -> float:
+    def _strength(self, r: float, input_count: int, budget: TokenCounts) -> float:
         """The strength at which the mean over layers is r, without rounding to tokens."""
         *starts, late = self._starts(budget.layers)
-        area = r * budget.total * budget.layers / entering  # in layers that see all that entered
+        area = r * budget.total * budget.layers / input_count  # in layers that see all that entered
         if area >= late:
             return (budget.layers - area) / (budget.layers - late) / 2.0 if late < budget.layers else 0.0
         lengths = [after - before for before, after in zip(starts, [*starts[1:], late], strict=True)]
         lost = sum(length * fallen for length, fallen in zip(lengths, FALLEN, strict=True))
         return (1.0 + min((late - area) / lost, 1.0)) / 2.0 if lost else 0.5
 
-    def plan(self, budget: Budget) -> list[int]:
-        keep, word = self.keep, self.budget
-        if word == "input" and keep < 1.0:  # stage I has met it: the others follow the paper's proportion
-            keep, word = budget.entering / (self.scale * max(budget.total, 1)), "layers"
-
+    def plan(self, budget: TokenCounts) -> list[int]:
         def counts_at(strength: float) -> list[int]:
-            return self._counts(budget.entering, strength, budget.layers)
+            return self._counts(budget.input_count, strength, budget.layers)
 
-        return budget.solve(keep, word, counts_at, evict=self.evict, what="SEATS's decoder stages")
+        if self.budget == "input" and self.keep < 1.0:  # stage I has met it: the others follow the paper's proportion
+            proportion = budget.input_count / (self.scale * max(budget.total, 1))
+            return budget.nearest(proportion, "layers", counts_at, evict=self.evict)
+        return budget.solve(self.keep, self.budget, counts_at, evict=self.evict, what="SEATS's decoder stages")
+
+    def extrapolated(self, runs: Runs, budget: TokenCounts) -> str:
+        nominal = self.keep if self.budget == "layers" else budget.input_count / (self.scale * max(budget.total, 1))
+        return "" if balance.published(nominal) else f"R = {nominal:.2f}; the paper has {balance.SPAN}"
 
     # stage I --------------------------------------------------------------------------------------------------------
 
     def at_input(self, view: InputView) -> Tensor | None:
-        n = self.entering(view.runs, view.budget)
+        n = self.input_count(view.runs, view.budget)
         if n == view.budget.total:
             return None
         assert view.saliency is not None
@@ -179,17 +201,20 @@ def windowed_quotas(mean: Tensor, size: Tensor, total: int, temperature: float) 
     total <= sum of sizes. Every window keeps at least one token where `total` allows it, and one of each modality where
     the window keeps two. Returns (2, W) long.
     """
-    windows, tokens = size.shape[1], size.sum(0)
+    tokens = size.sum(0)
     logits = (mean.double() / temperature).masked_fill(size == 0, float("-inf"))
     weight = logits.log_softmax(1).nan_to_num(nan=float("-inf"))  # (2, W) log; a modality that is absent has none
-    either = torch.logaddexp(weight[0], weight[1])
-    floor = tokens.clamp(max=1) * (total >= (tokens > 0).sum())
+    wanted = weight.exp().sum(0)
+    wanted = wanted * (total / wanted.sum().clamp(min=1e-9))
+    floor = (tokens.clamp(max=1) * (total >= (tokens > 0).sum())).double()
+    room = tokens.double()
+    given = wanted.clamp(min=floor).minimum(room)
+    over = given.sum() > total
 
-    def shares_at(level: Tensor) -> Tensor:
-        return (level + either).exp().clamp(min=floor.double()).minimum(tokens.double())
+    def shares_at(x: Tensor) -> Tensor:  # too many: the largest budgets give; too few: the smallest take
+        return torch.where(over, given.minimum(x.clamp(min=floor)), given.maximum(x.minimum(room)))
 
-    highest = math.log(total * windows) + 1.0 / temperature + 1.0  # scores lie in [0, 1]: even the least would be full
-    kept = quota.rounded(quota.level(total, shares_at, -100.0, highest, like=mean))
+    kept = quota.rounded(quota.level(total, shares_at, 0.0, float(total) + 1.0, like=mean))
 
     demand = weight + size.sum(1, keepdim=True).log()
     seen = kept * torch.sigmoid(demand[1] - demand[0]).nan_to_num(nan=0.0)

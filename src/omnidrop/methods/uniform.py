@@ -13,7 +13,13 @@ from .base import InputMethod, InputView
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform(InputMethod):
-    """Keep every (1 / keep)-th token in the order of the prompt, before the decoder."""
+    """Keep every (1 / keep)-th token in the order of the prompt, before the decoder.
+
+    Fields:
+        keep: share that remains, in (0, 1]; 1 drops nothing
+        budget: what `keep` counts: "layers" (media tokens, mean over layers), "input", "flops", "kv" (cache bytes) or
+            "total" (FLOPs of the first token, encoders included)
+    """
 
     reference: ClassVar[str] = "a baseline; no paper"
 

@@ -6,15 +6,19 @@ VisionZip (CVPR 2025) is made for images; SEATS (arXiv 2605.20035) uses it on vi
     dominant    the tokens of highest attention in the encoder's last layer
     contextual  of the others, anchors at even distances; each remaining token joins the nearest anchor of its window by
                 cosine, and an anchor becomes the mean of itself and what joined it
-    5 of 32 tokens kept are contextual (162 + 30, 108 + 20, 54 + 10 in the paper)
+    how many    of a window's tokens 5 % become anchors, as in VisionZip-omni; in the paper 5 of 32 tokens kept (162 +
+                30, 108 + 20, 54 + 10): `contextual=30/192`
+    split       audio and video keep SEATS's pairs, (.30, .65) of (video, audio) at 35 % and so on (`balance`); every
+                window of a modality keeps the same share
 
-The question has no say. Every window keeps the same share, audio and video alike.
+The question has no say. `extrapolated` says where the total lies outside those pairs.
 
 Differs from the authors' code: nearness is the cosine of the encoders' outputs, theirs that of attention keys of a late
 layer; anchors are spread over the whole window (their step, rounded down, leaves out its end); an anchor becomes the
 mean of its group (their code adds the group's mean to the anchor, which doubles its length; the paper merges by mean);
-attention is that of the last layer (theirs the last but one), received from all tokens of the encoder's own window; any
-batch size. Where a small window's share has no contextual token, what it drops is lost.
+attention is that of the last layer (theirs the last but one), received from all tokens of the encoder's own window; a
+window of video is a frame, as in the paper (VisionZip-omni takes two temporal grids, and one soft-max over both); any
+batch size, exact counts. Where a small window's share has no contextual token, what it drops is lost.
 """
 
 from __future__ import annotations
@@ -28,25 +32,34 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..budget import whole
-from ..select import merge, quota
-from ..tokens import Modality
+from ..core.budget import TokenCounts, whole
+from ..core.select import balance, merge, quota
+from ..core.tokens import Modality, Runs
 from .base import InputMethod, InputView, Merged, check_range
 
 BLOCK = 64  # windows at a time
+OF_WINDOW = 0.05  # anchors of VisionZip-omni, as a share of a window's tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionZip(InputMethod):
-    """The paper's split of dominant and contextual tokens, for any budget. Raises `SettingError`."""
+    """The paper's split of dominant and contextual tokens, for any budget. Raises `SettingError`.
+
+    Fields:
+        keep: share that remains, in (0, 1]; 1 drops nothing
+        budget: what `keep` counts: "layers" (media tokens, mean over layers), "input", "flops", "kv" (cache bytes) or
+            "total" (FLOPs of the first token, encoders included)
+        contextual: share of the kept tokens that are contextual, in [0, 1]; None: 5 % of every window
+    """
 
     reference: ClassVar[str] = "VisionZip, arXiv 2412.04467 (CVPR 2025); for audio as in SEATS, arXiv 2605.20035"
 
-    contextual: float = 30 / 192  # share of the kept tokens that are contextual
+    contextual: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("contextual", self.contextual, 0.0, 1.0)
+        if self.contextual is not None:
+            check_range("contextual", self.contextual, 0.0, 1.0)
 
     @property
     def saliency(self) -> tuple[Modality, ...]:
@@ -56,8 +69,7 @@ class VisionZip(InputMethod):
         window, sizes = frames_and_chunks(view)
         order = torch.argsort(window, stable=True)  # window after window
         starts = [0, *accumulate(sizes)]
-        counts = quota.split(n, sizes)
-        anchors = quota.split(whole(self.contextual, n), counts)
+        counts, anchors = self._shares(n, sizes, view.max_chunk + 1)
         alike: dict[tuple[int, int, int], list[int]] = defaultdict(list)  # windows that need no padding together
         for start, size, count, heads in zip(starts, sizes, counts, anchors, strict=False):
             if count:
@@ -73,6 +85,20 @@ class VisionZip(InputMethod):
                 features.append(changed.flatten(0, 1))
         places, by_place = torch.cat(kept).sort()
         return Merged(places, torch.cat(features)[by_place])
+
+    def _shares(self, n: int, sizes: list[int], chunks: int) -> tuple[list[int], list[int]]:
+        """What each window keeps, n together, and how many of these are anchors; the first `chunks` are of sound."""
+        parts = (sizes[:chunks], sizes[chunks:])
+        totals = balance.audio_and_video(n, *map(sum, parts))
+        counts = [count for total, part in zip(totals, parts, strict=True) for count in quota.split(total, part)]
+        if self.contextual is not None:
+            return counts, quota.split(whole(self.contextual, n), counts)
+        wanted = [each for part in parts for each in quota.split(whole(OF_WINDOW, sum(part)), part)]
+        return counts, [min(count, each) for count, each in zip(counts, wanted, strict=True)]
+
+    def extrapolated(self, runs: Runs, budget: TokenCounts) -> str:
+        share = budget.input_count / max(budget.total, 1)
+        return "" if balance.published(share) else f"keeps {share:.2f}; the pairs of SEATS are for {balance.SPAN}"
 
 
 def frames_and_chunks(view: InputView) -> tuple[Tensor, list[int]]:

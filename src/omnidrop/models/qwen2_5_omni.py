@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import score
-from .base import Adapter, as_long
+from ..core import score
+from ..core.encoder_flops import AudioShape, VisionShape
+from ..errors import ModelError
+from .base import OMNI_PARAMETERS, OMNI_ROPE_PARAMETERS, Adapter, AudioEncoder, Decoder, VisionEncoder, as_long
+from .encoders import audio_shape, vision_shape
 
 
-class Qwen25Omni(Adapter):
-    """Audio: mel frames / 2 by convolution, attention in windows, / 2 by average pooling; 25 tokens a second."""
+class Qwen25Decoder(Decoder):
+    """Projections with bias, no norms of queries and keys."""
 
     def query_module(self, layer: int) -> nn.Module:
         return self.layers[layer].self_attn.q_proj
@@ -27,33 +30,78 @@ class Qwen25Omni(Adapter):
         """In transformers 5.16 layers get (3, B, L, width), and attention takes time, height, width by sections."""
         if table.dim() == 3:
             return table
-        sections = self.config.text_config.rope_parameters["mrope_section"] * 2
+        if table.dim() != 4 or table.shape[0] != 3:
+            raise ModelError(
+                f"decoder layers were given a rotary table of shape {tuple(table.shape)}; known are (B, L, width) and "
+                "(3, B, L, width): install a transformers release that `omnidrop doctor` lists as tested"
+            )
+        sections = self.thinker.config.text_config.rope_parameters["mrope_section"] * 2
         return torch.cat([part[i % 3] for i, part in enumerate(table.split(sections, dim=-1))], dim=-1)
 
-    def audio_token_counts(self, mel_frames: Tensor) -> list[int]:
-        return (((as_long(mel_frames) - 1) // 2 + 1) // 2).tolist()
+
+class Qwen25Audio(AudioEncoder):
+    """Mel frames / 2 by convolution, attention in windows, / 2 by average pooling; 25 tokens a second."""
 
     @property
-    def vision_projections(self) -> dict[str, nn.Module]:
-        return {"queries": self.vision_attention.q, "keys": self.vision_attention.k}
+    def shape(self) -> AudioShape:
+        return audio_shape(self.config.audio_config)
 
-    def vision_rotary(self, given: Any) -> tuple[Tensor, Tensor]:
-        """transformers 5.16 gives the angles (patches, width / 2), later ones their cosines and sines."""
+    @staticmethod
+    def mel_window(audio: Any) -> int:
+        return 2 * audio.n_window
+
+    def token_counts(self, mel_frames: Tensor) -> list[int]:
+        return (((as_long(mel_frames) - 1) // 2 + 1) // 2).tolist()
+
+    def frame_counts(self, mel_frames: Tensor) -> list[int]:
+        return ((as_long(mel_frames) - 1) // 2 + 1).tolist()
+
+    def pool(self, received: Tensor, sizes: Tensor) -> Tensor:
+        return score.pool_pairs(received, self.frame_counts(sizes))
+
+
+class Qwen25Vision(VisionEncoder):
+    """Attention in windows inside a frame; patches lie in the order of the windows."""
+
+    shortens = True
+
+    @property
+    def shape(self) -> VisionShape:
+        vision = self.config.vision_config
+        whole = sum(layer < vision.depth for layer in vision.fullatt_block_indexes)
+        window = self.window_tokens * vision.spatial_merge_size
+        return vision_shape(vision, projections=3, window=window, whole=whole)
+
+    @property
+    def window_tokens(self) -> int:
+        """Tokens of a window's side."""
+        vision = self.config.vision_config
+        return vision.window_size // vision.spatial_merge_size // vision.patch_size
+
+    @property
+    def projections(self) -> dict[str, nn.Module]:
+        return {"queries": self.attention.q, "keys": self.attention.k}
+
+    def rotary(self, given: Any) -> tuple[Tensor, Tensor]:
+        """transformers 5.16 gives the angles (T, width / 2), later ones their cosines and sines."""
         if not isinstance(given, Tensor):
-            return super().vision_rotary(given)
+            return super().rotary(given)
         angles = given.repeat(1, 2)
         return angles.cos(), angles.sin()
 
-    def pool_vision(self, patches: Tensor, grid: Tensor) -> Tensor:
+    def order(self, sizes: Tensor) -> Tensor:
         """Inside the encoder tokens are in the order of its windows; its output is in the order of the picture."""
-        vision = self.config.vision_config
-        window = vision.window_size // vision.spatial_merge_size // vision.patch_size
-        order = window_order(grid, merge=vision.spatial_merge_size, window=window)
-        pooled = super().pool_vision(patches, grid)
-        return torch.empty_like(pooled).index_copy_(0, order.to(pooled.device), pooled)
+        return window_order(sizes, merge=self.config.vision_config.spatial_merge_size, window=self.window_tokens)
 
-    def pool_saliency(self, frames: Tensor, mel_frames: Tensor) -> Tensor:
-        return score.pool_pairs(frames, ((as_long(mel_frames) - 1) // 2 + 1).tolist())
+
+class Qwen25Omni(Adapter):
+    thinkers = ("Qwen2_5OmniThinkerForConditionalGeneration",)
+    wholes = ("Qwen2_5OmniForConditionalGeneration",)
+    model_types = ("qwen2_5_omni", "qwen2_5_omni_thinker")
+    processor = "Qwen2_5OmniProcessor"
+    thinker_parameters = OMNI_PARAMETERS
+    rope_parameters = OMNI_ROPE_PARAMETERS
+    decoder_class, audio_class, vision_class = Qwen25Decoder, Qwen25Audio, Qwen25Vision
 
 
 def window_order(grid: Tensor, *, merge: int, window: int) -> Tensor:

@@ -1,10 +1,9 @@
-"""How is a trace shown? One page of HTML that holds everything it needs and loads nothing: `omnidrop.report`.
+"""`omnidrop.report`: traces, with their media, answers and measurements, as one self-contained HTML page.
 
-What it is: traces, and on request the media, answers and measurements that belong to them, made into a page. What it is
-not: it runs no model and measures nothing. (A package `report` would take the place of the function of the face.)
-
-    views.py     a trace's row as numbers to draw      pictures.py  media as data inside the page, bounded
-    plots.py     maps and curves (matplotlib)          page.py      all of it through page.html, page.css, page.js
+views.py     a trace's row as numbers to draw      pictures.py  pictures and spectrograms as data, bounded
+plots.py     maps and curves (matplotlib)          sound.py     sound as data, bounded
+clips.py     which files the prompts are about     panel.py     what is shown of one prompt
+page.py      all of it through the templates, style and scripts of web/
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import SettingError
 
 if TYPE_CHECKING:
+    from ..core.trace import Trace
     from ..media import Media
-    from ..trace import Trace
 
 
 def report(
@@ -33,18 +32,20 @@ def report(
     """A page that shows what was kept, for one prompt or several side by side; written to `path` where it is given.
 
     Every row of every trace is one prompt of the page, in order; what else is given has one entry a prompt:
-    `titles` the questions, `answers` those with pruning, `measured` {"pruned": numbers, "unpruned": numbers or None},
-    where the numbers are any of first_token_seconds, seconds, peak_memory_bytes (with peak_memory_kind), kv_bytes and
-    answer. `media` are the clips of the prompt, as `media.read` gave them to `build`: for all prompts alike, or one
-    list a prompt. Without them the page has its maps and curves, but no pictures and no sound. Traces made with
-    `prune(..., scores=True)` show each token's score under the pointer.
+    `titles` the questions, `answers` those with pruning (both by default as `Trace.describe` noted them), `measured`
+    {"pruned": numbers, "unpruned": numbers or None}, where the numbers are any of first_token_seconds, seconds,
+    peak_memory_bytes (with peak_memory_kind), kv_bytes and answer, and "warning", a sentence about the answer. `media`
+    are the clips of the prompt, as `media.read` gave them to `build`: for all prompts alike, or one list a prompt.
+    Without them the page has its maps and curves, but no pictures and no sound. Prompts about different clips stand in
+    sections of their own. Traces made with `prune(..., scores=True)` show each token's score.
 
-    The page is one file, needs no network and forbids itself any. Its size is bounded: at most 64 pictures a video.
+    The page is one file, needs no network and forbids itself any. Its size is bounded: at most 64 pictures a video and
+    300 s of sound.
     Raises `SettingError` where jinja2 or matplotlib are missing, `InputError` for an empty trace, for media that are
     not those of the prompt and for lists of another length, `OSError` where `path` cannot be written.
     """
     check_installed()
-    from ..trace import Trace
+    from ..core.trace import Trace
     from .page import page
 
     text = page(

@@ -1,7 +1,4 @@
-"""Pictures and sound as data inside a page: small, bounded in number, and matched to the tokens of a trace.
-
-What it is: arrays of `media.Media` in, `data:` addresses out. What it is not: it knows no layer and no template.
-"""
+"""Pictures and sound as text in a page: small, bounded in number, matched to a trace's tokens."""
 
 from __future__ import annotations
 
@@ -16,6 +13,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..media import Media
+from .sound import MOST_SECONDS, mp3
 from .views import Track
 
 MOST_PICTURES = 64  # of one video; a longer one shows so many, evenly over its length
@@ -31,8 +29,11 @@ class Album:
     """What a page embeds of its media: every picture and sound once, however many prompts show it."""
 
     pictures: list[str] = field(default_factory=list)  # addresses
-    sounds: list[str] = field(default_factory=list)
-    _places: dict[tuple[int, ...], int] = field(default_factory=dict)  # what is there already, and where
+    sounds: list[str] = field(default_factory=list)  # spectrograms
+    audio: list[str] = field(default_factory=list)  # MP3 files, base64
+    seconds: float = MOST_SECONDS  # of sound that may still be embedded
+    _places: dict[tuple[str | int, ...], int] = field(default_factory=dict)  # what is there already, and where
+    _audio: dict[int, int | None] = field(default_factory=dict)  # the same of sound; None: not embedded
 
     def frames(self, media: Media, track: Track) -> list[tuple[int, int]]:
         """Which temporal grids of a video (or image) are shown: (grid, place in `pictures`) of each.
@@ -45,7 +46,7 @@ class Album:
         result = []
         for grid in shown.tolist():
             number = int(np.abs(media.times - track.times[grid]).argmin())
-            key = (id(media), number)
+            key = ("picture", id(media), number)
             if key not in self._places:
                 self._places[key] = len(self.pictures)
                 self.pictures.append(picture(media.frames[number]))
@@ -55,11 +56,23 @@ class Album:
     def sound(self, media: Media) -> int:
         """The place in `sounds`."""
         assert media.waveform is not None
-        key = (id(media),)
+        key = ("sound", id(media))
         if key not in self._places:
             self._places[key] = len(self.sounds)
             self.sounds.append(spectrogram(media.waveform, media.sample_rate))
         return self._places[key]
+
+    def audible(self, media: Media) -> int | None:
+        """The place in `audio`; None where the recording is too long for what is left, or cannot be encoded."""
+        assert media.waveform is not None
+        if id(media) not in self._audio:
+            length = len(media.waveform) / media.sample_rate
+            file = mp3(media.waveform, media.sample_rate) if length <= self.seconds else None
+            self._audio[id(media)] = None if file is None else len(self.audio)
+            if file is not None:
+                self.seconds -= length
+                self.audio.append(base64.b64encode(file).decode())
+        return self._audio[id(media)]
 
 
 def match(tracks: Sequence[Track], media: Sequence[Media]) -> dict[tuple[str, int], Media]:

@@ -1,8 +1,8 @@
-"""The curves and maps of a page, drawn by matplotlib as SVG that takes its ink from the page.
+"""The curves and maps of a page, drawn by matplotlib as SVG with the colours of the page.
 
-What it is: numbers of a `View` in, SVG text out, with the place of the axes inside it so that the page can put its
-cursors there. What it is not: it computes no number. Text and lines get their colour from the page's style sheet
-(`svg.fonttype` none, classes by colour); maps are transparent where nothing is kept, so both themes show through.
+The position of the axes is part of the SVG, so that the page can place its cursors. Text and lines get their colour
+from the style sheet (`svg.fonttype` none, classes by colour); maps are transparent where nothing is kept, for both
+themes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def timeline(view: View, number: int) -> Plot:
         color = to_rgb(INKS[kind])
         ink = LinearSegmentedColormap.from_list(kind, [(*color, 0.0), (*color, 1.0)]).with_extremes(bad=NOTHING)
         tokens = view.tokens[kind]
-        share = np.divide(view.entering[kind], tokens, out=np.full(view.entering[kind].shape, np.nan), where=tokens > 0)
+        share = np.divide(
+            view.input_count[kind], tokens, out=np.full(view.input_count[kind].shape, np.nan), where=tokens > 0
+        )
         image = ax.imshow(
             np.ma.masked_invalid(share), cmap=ink, vmin=0, vmax=1, aspect="auto", interpolation="nearest",
             extent=(0, share.shape[1], view.layers - 0.5, -0.5),
@@ -67,10 +69,10 @@ def split(view: View, number: int) -> Plot:
     figure, (ax,) = _figure(1, height=2.1)
     for kind in view.kinds:
         ax.step(
-            np.arange(view.layers), view.entering[kind].sum(1), where="mid", color=COLORS[kind], lw=2, label=kind
+            np.arange(view.layers), view.input_count[kind].sum(1), where="mid", color=COLORS[kind], lw=2, label=kind
         )  # fmt: skip
     ax.set_xlim(-0.5, view.layers - 0.5)
-    ax.set_ylim(0, 1.08 * max(counts.sum(1).max() for counts in view.entering.values()) or 1)
+    ax.set_ylim(0, 1.08 * max(counts.sum(1).max() for counts in view.input_count.values()) or 1)
     ax.set_xlabel("decoder layer")
     ax.set_ylabel("tokens entering")
     ax.xaxis.get_major_locator().set_params(integer=True, nbins=MOST_TICKS)

@@ -1,8 +1,7 @@
-"""What a trace says about one prompt, arranged for drawing: tracks of tokens, and counts over seconds and layers.
+"""A trace's prompt, arranged for drawing: tracks of tokens, and counts over seconds and layers.
 
-What it is: numbers only, taken from a trace. What it is not: it knows no picture, no sound and no page.
-The one idea: a dropped token never comes back, so one number says everything about a token: its depth, the number of
-decoder layers that it entered. It is still there in layer l where depth > l; 0 means dropped before the first layer.
+A dropped token never comes back, so one number describes a token: its depth, the number of decoder layers that it
+entered. It is in layer l where depth > l; depth 0 means dropped before the first layer.
 
 Shapes: N tokens of a track, L layers, S stretches of time.
 """
@@ -16,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..tokens import Modality
-from ..trace import Trace
+from ..core.tokens import Modality
+from ..core.trace import Trace
 
 KINDS = ("audio", "video", "image")
 STRETCH = 2.0  # seconds: the models' chunk
@@ -35,6 +34,7 @@ class Track:
     second: np.ndarray  # (N,) float, where in its clip each token begins
     step: float  # seconds a token (of a video: a temporal grid) lasts; 0 for an image
     scores: list[np.ndarray] | None  # [layer], S of eq. 5 of the tokens that entered it; None where not recorded
+    asks: bool = False  # a recording that is the question: it is never dropped
 
     @property
     def end(self) -> float:
@@ -56,6 +56,16 @@ class Stretch:
     end: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where a report opens: at the best-scored of the tokens that last longest."""
+
+    layer: int  # the last one that any token of the prompt enters; -1 where none enters the first
+    second: float
+    track: int  # which of the view's tracks
+    token: int  # which of the track's tokens
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View:
     """One prompt: one row of a trace."""
@@ -66,7 +76,7 @@ class View:
     tracks: list[Track]
     stretches: list[Stretch]
     tokens: dict[str, np.ndarray]  # per kind that is there: (S,) tokens of the prompt in each stretch
-    entering: dict[str, np.ndarray]  # per kind that is there: (L, S) those that enter each layer
+    input_count: dict[str, np.ndarray]  # per kind that is there: (L, S) those that enter each layer
 
     @property
     def kinds(self) -> list[str]:
@@ -95,17 +105,51 @@ def view(trace: Trace, row: int = 0) -> View:
     stretches = _stretches(tracks)
     layers, kinds = len(trace.kept), [kind for kind in KINDS if any(track.kind == kind for track in tracks)]
     tokens = {kind: np.zeros(len(stretches), int) for kind in kinds}
-    entering = {kind: np.zeros((layers, len(stretches)), int) for kind in kinds}
+    input_count = {kind: np.zeros((layers, len(stretches)), int) for kind in kinds}
     for track in tracks:
         mine = [number for number, stretch in enumerate(stretches) if stretch.clip == track.clip]
         starts = np.array([stretches[number].start for number in mine])
         column = mine[0] + np.searchsorted(starts, track.second + 1e-6, side="right") - 1
         np.add.at(tokens[track.kind], column, 1)
         for layer in range(layers):
-            np.add.at(entering[track.kind][layer], column[track.depth > layer], 1)
+            np.add.at(input_count[track.kind][layer], column[track.depth > layer], 1)
     return View(
-        trace=trace, row=row, layers=layers, tracks=tracks, stretches=stretches, tokens=tokens, entering=entering
+        trace=trace, row=row, layers=layers, tracks=tracks, stretches=stretches, tokens=tokens, input_count=input_count
     )
+
+
+def start(view: View) -> Start | None:
+    """Where the prompt's evidence is: None for a prompt without media.
+
+    Without scores: the first of them in the picture where kept and dropped patches are most balanced, else the first.
+    """
+    if all(track.asks for track in view.tracks):
+        return None
+    media = [track for track in view.tracks if not track.asks]
+    depth = max(int(track.depth.max()) for track in media)
+
+    def rank(track: Track, token: int) -> float:
+        if track.scores is not None and depth:
+            score = float(track.scores[depth - 1][int((track.depth[:token] == depth).sum())])
+            return -1.0 if math.isnan(score) else score
+        if track.kind != "video":
+            return 0.0
+        survives = track.depth[track.second == track.second[token]] == depth
+        return 1e-6 * min(int(survives.sum()), int((~survives).sum()))  # below any score
+
+    survivors = [
+        (rank(track, token), number, token)
+        for number, track in enumerate(view.tracks)
+        if not track.asks
+        for token in np.flatnonzero(track.depth == depth).tolist()
+    ]
+    _, number, token = max(survivors, key=lambda entry: entry[0])
+    return Start(layer=depth - 1, second=float(view.tracks[number].second[token]), track=number, token=token)
+
+
+def comparable(view: View) -> tuple[Any, ...]:
+    """Equal for prompts whose tokens are the same ones: the same kinds, numbers and seconds in the same order."""
+    return tuple((track.kind, track.clip, len(track.depth), track.second.tobytes()) for track in view.tracks)
 
 
 def _tracks(trace: Trace, row: int) -> list[Track]:
@@ -115,7 +159,7 @@ def _tracks(trace: Trace, row: int) -> list[Track]:
     depth = np.zeros(len(modality), int)
     for layer in trace.kept:
         depth[layer[row].numpy()] += 1
-    worth = _worth(trace, row)
+    worth, droppable, asking = _worth(trace, row), trace.record.droppable[row].numpy(), layout.query[row].numpy()
     found: list[tuple[int, dict[str, Any]]] = []
     for kind in ("video", "image", "audio"):  # of one clip the pictures come first
         here = modality == Modality[kind.upper()]
@@ -124,9 +168,10 @@ def _tracks(trace: Trace, row: int) -> list[Track]:
             times = np.unique(second[mine])
             step = 0.0 if kind == "image" else STRETCH if len(times) == 1 else np.ptp(times) / (len(times) - 1)
             scores = None
-            if worth is not None and Modality[kind.upper()] in trace.record.prunable:
+            if worth is not None and droppable[mine].all():
                 scores = [values[mine & (depth > layer)] for layer, values in enumerate(worth)]
             facts = dict(depth=depth[mine], second=second[mine], step=float(step), scores=scores)
+            facts["asks"] = bool(asking[mine].all())
             first = int(chunk[mine].min())  # chunks are counted on over the clips: it tells which clip this is
             found.append((first, dict(kind=kind, item=int(number), **facts)))
     order = sorted({first for first, _ in found})
@@ -138,7 +183,7 @@ def _worth(trace: Trace, row: int) -> np.ndarray | None:
     if trace.scores is None:
         return None
     worth = np.full((len(trace.kept), trace.layout.shape[1]), np.nan, np.float32)
-    media = np.isin(trace.layout.modality[row].numpy(), trace.record.prunable)
+    media = trace.record.droppable[row].numpy()
     for layer, (kept, scores) in enumerate(zip(trace.kept, trace.scores, strict=True)):
         entered = kept[row].numpy()
         worth[layer, entered[media[entered]]] = scores[row].numpy()

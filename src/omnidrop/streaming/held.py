@@ -1,8 +1,8 @@
-"""What the layers' caches hold between segments, and who leaves when they are full.
+"""Which prompt positions each layer's cache holds between segments, and which entries leave when it is full.
 
-What it is: per layer the prompt positions of its cache's entries, beside the `DynamicCache` that stores them. What it
-is not: it runs no model. While segments come the cache's layers are plain ones, each as long as what it stores, and
-positions are given explicitly; only `finish` says which logical prompt the cache stands for.
+`CacheIndex` keeps the positions beside the `DynamicCache` that stores keys and values; it runs no model. Until `finish`
+the cache's layers are plain ones, each as long as what it stores, and positions are given explicitly; `finish` says
+which logical prompt the cache stands for.
 
 Shapes: P text entries before the clip, S tokens of a segment, Q rows of text behind them, E media entries of a layer.
 """
@@ -15,29 +15,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache import PrunedLayer
+from ..engine.cache import PrunedLayer
 
 Rule = Callable[[Sequence[Tensor], Sequence[Tensor], int], list[Tensor]]
 
 
-class Held:
+class CacheIndex:
     """The state of one stream's cache. media[l] (E_l,) long: the prompt positions of layer l's media entries."""
 
     def __init__(self, cache: Any, layers: int, before: int) -> None:
         self.cache, self.before = cache, before
         self.media = [torch.empty(0, dtype=torch.long) for _ in range(layers)]
         self.most = [0] * layers  # media entries that a layer's cache held at its fullest, while a segment ran
-        self.worth: list[Tensor] = []  # per layer (E_l,), what its entries were worth to the latest segment's text
+        self.scores: list[Tensor] = []  # per layer (E_l,): attention of the latest segment's query rows to its entries
 
-    def take(
-        self, kept: Sequence[Tensor], start: int, tokens: int, *, evict: bool, scores: Sequence[Tensor] = ()
+    def append(
+        self, kept: Sequence[Tensor], start: int, tokens: int, *, final_only: bool, scores: Sequence[Tensor] = ()
     ) -> None:
-        """A segment of `tokens` media tokens at prompt position `start` has run: forget the rows behind it.
+        """A segment of `tokens` media tokens at prompt position `start` has run: remove the text rows behind it.
 
-        kept[l] (K_l,): which of the segment's columns entered layer l, its text rows included. `evict`: every layer
-        keeps only what entered the last one. scores[l] (P + E_l + K_l,), if there are: what each entry is worth.
+        kept[l] (K_l,): which of the segment's columns entered layer l, its text rows included. `final_only`: every
+        layer keeps only what entered the last one. scores[l] (P + E_l + K_l,), if given: the score of each entry.
         """
-        self.worth = []
+        self.scores = []
         final = kept[-1][kept[-1] < tokens]
         for index, layer in enumerate(self.cache.layers):
             entered = kept[index][kept[index] < tokens]
@@ -45,17 +45,17 @@ class Held:
             self.most[index] = max(self.most[index], len(self.media[index]) + len(entered))
             old = self.before + len(self.media[index])
             stays = torch.arange(old + len(entered))
-            if evict:
+            if final_only:
                 stays = torch.cat([stays[:old], old + torch.searchsorted(entered, final)])
-            if evict or rows:
+            if final_only or rows:
                 self._keep(layer, stays)
-            self.media[index] = torch.cat([self.media[index], start + (final if evict else entered)])
+            self.media[index] = torch.cat([self.media[index], start + (final if final_only else entered)])
             if scores:
-                self.worth.append(scores[index].cpu()[stays][self.before :])
+                self.scores.append(scores[index].cpu()[stays][self.before :])
 
-    def shrink(self, hold: int, rule: Rule) -> None:
-        """Bring every layer down to `hold` media entries, by what `take` was told of their worth."""
-        for index, chosen in enumerate(rule(self.worth, self.media, hold)):
+    def evict(self, hold: int, rule: Rule) -> None:
+        """Reduce every layer to at most `hold` media entries, by the scores that `append` was given."""
+        for index, chosen in enumerate(rule(self.scores, self.media, hold)):
             if len(chosen) < len(self.media[index]):
                 self._keep(self.cache.layers[index], torch.cat([torch.arange(self.before), self.before + chosen]))
                 self.media[index] = self.media[index][chosen]
@@ -80,11 +80,11 @@ def by_layer(scores: Sequence[Tensor], media: Sequence[Tensor], hold: int) -> li
 
     A layer's cache is read by that layer's attention alone. docs/long.md has the rules that were tried beside it.
     """
-    return [_highest(worth, hold) for worth in scores]
+    return [_highest(layer, hold) for layer in scores]
 
 
-def _highest(worth: Tensor, n: int) -> Tensor:
-    """The places of the n highest, ascending."""
-    if len(worth) <= n:
-        return torch.arange(len(worth))
-    return torch.argsort(worth, stable=True)[len(worth) - n :].sort().values
+def _highest(scores: Tensor, n: int) -> Tensor:
+    """The indices of the n highest, ascending."""
+    if len(scores) <= n:
+        return torch.arange(len(scores))
+    return torch.argsort(scores, stable=True)[len(scores) - n :].sort().values

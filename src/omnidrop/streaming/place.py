@@ -1,45 +1,45 @@
-"""Where a segment's tokens stand: the positions that one prompt with the whole clip would have given them.
+"""Positions of a segment's tokens: those that one prompt with the whole clip would have given them.
 
-What it is: index arithmetic on what the model's own `get_rope_index` says of a segment as a prompt of its own. What it
-is not: a second `get_rope_index`. The one idea: along a clip only time goes on. A segment that starts t seconds into
-the clip has the positions of the same segment at its start, moved by t on the time axis; sound, which has no height and
-width, carries its time on all three axes and moves on all three. The text behind starts after the last media token.
+The model's own `get_rope_index` numbers a segment as a prompt of its own. Along a clip only time goes on: a segment
+that starts t seconds into the clip has the positions of the same segment at its start, moved by t on the time axis.
+Audio has no height and width, carries its time on all three axes, and moves on all three. The text behind the clip
+starts after the last media token.
 
-Shapes: S media tokens of a segment, Q tokens of text behind them.
+Shapes: P tokens of text before the clip, S media tokens of a segment, Q tokens of text behind them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..core.tokens import Modality, TokenLayout
 from ..errors import InputError
 from ..models import Adapter
-from ..tokens import Modality, TokenLayout
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frame:
-    """What surrounds a clip in its prompt, from the first segment: the same text stands around every one."""
+class PromptFrame:
+    """The text before and behind a clip in its prompt, from the first segment: it is the same for every segment."""
 
-    before: Tensor  # (1, P) ids, up to and with the tokens that open the clip
-    behind: Tensor  # (1, Q) ids, from the tokens that close the clip on: the question, the template's end
-    before_at: Tensor  # (3, 1, P) positions
+    prefix: Tensor  # (1, P) ids, up to and with the tokens that open the clip
+    suffix: Tensor  # (1, Q) ids, from the tokens that close the clip on: the question, the template's end
+    prefix_positions: Tensor  # (3, 1, P)
     base: Tensor  # (3, 1, 1) the position of the clip's first token
-    behind_by: Tensor  # (3, 1, Q) positions relative to the first free one after the media
-    asks: Tensor  # (Q,) bool, which of `behind` score the media
+    suffix_positions: Tensor  # (3, 1, Q), relative to the first free one after the media
+    query: Tensor  # (Q,) bool, which of `suffix` score the media
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placed:
+class PositionedSegment:
     """One segment with its place in the prompt."""
 
     ids: Tensor  # (1, S)
-    at: Tensor  # (3, 1, S) positions, for `scale` 1 those of the whole clip as one prompt
+    positions: Tensor  # (3, 1, S), for `scale` 1 those of the whole clip as one prompt
     layout: TokenLayout  # (1, S), chunks and seconds counted from the segment's start
 
 
@@ -55,60 +55,56 @@ def local(adapter: Adapter, inputs: Mapping[str, Any]) -> Tensor:
     """(3, 1, L) positions that the model gives to a prompt."""
     mask = inputs.get("feature_attention_mask")
     positions, _ = adapter.thinker.get_rope_index(
-        inputs["input_ids"],
-        inputs.get("image_grid_thw"),
-        inputs.get("video_grid_thw"),
-        inputs["attention_mask"],
-        bool(inputs.get("use_audio_in_video", False)),
-        None if mask is None else mask.sum(-1),
-        inputs.get("video_second_per_grid"),
+        input_ids=inputs["input_ids"],
+        image_grid_thw=inputs.get("image_grid_thw"),
+        video_grid_thw=inputs.get("video_grid_thw"),
+        attention_mask=inputs["attention_mask"],
+        use_audio_in_video=bool(inputs.get("use_audio_in_video", False)),
+        audio_seqlens=None if mask is None else mask.sum(-1),
+        second_per_grids=inputs.get("video_second_per_grid"),
     )
     return positions.cpu()
 
 
-def frame(adapter: Adapter, inputs: Mapping[str, Any], layout: TokenLayout) -> Frame:
+def frame_of(adapter: Adapter, inputs: Mapping[str, Any], layout: TokenLayout) -> PromptFrame:
     """The text around the clip, from its first segment as a prompt of its own."""
-    ids, at = inputs["input_ids"].cpu(), local(adapter, inputs)
+    ids, positions = inputs["input_ids"].cpu(), local(adapter, inputs)
     first, end = split(layout)
     if first == 0 or end == ids.shape[1]:
         raise InputError("a segment must have text before and behind it: build it with the model's chat template")
-    return Frame(
-        before=ids[:, :first],
-        behind=ids[:, end:],
-        before_at=at[..., :first],
-        base=at[..., first : first + 1],
-        behind_by=at[..., end:] - after(at[..., :end]),
-        asks=layout.query[0, end:],
+    return PromptFrame(
+        prefix=ids[:, :first],
+        suffix=ids[:, end:],
+        prefix_positions=positions[..., :first],
+        base=positions[..., first : first + 1],
+        suffix_positions=positions[..., end:] - after(positions[..., :end]),
+        query=layout.query[0, end:],
     )
 
 
-def after(at: Tensor) -> Tensor:
-    """The first free position behind tokens (3, 1, S): the last of them stands farthest on every axis."""
-    return at[..., -1].max() + 1
+def after(positions: Tensor) -> Tensor:
+    """The first free position behind tokens at (3, 1, S): the last of them has the largest on every axis."""
+    return positions[..., -1].max() + 1
 
 
 def place(
-    adapter: Adapter, inputs: Mapping[str, Any], layout: TokenLayout, around: Frame, start: float, scale: float
-) -> Placed:
+    adapter: Adapter, inputs: Mapping[str, Any], layout: TokenLayout, frame: PromptFrame, start: float, scale: float
+) -> PositionedSegment:
     """The media of a segment that begins `start` seconds into its clip.
 
     `scale`: positions a second, relative to the model's own; below 1 a long clip fits into the model's range.
     """
-    at = local(adapter, inputs)
+    positions = local(adapter, inputs)
     first, end = split(layout)
-    own = at[..., first:end] - at[..., first : first + 1]
-    timed = torch.zeros(own.shape, dtype=torch.bool)
+    relative = positions[..., first:end] - positions[..., first : first + 1]
+    timed = torch.zeros(relative.shape, dtype=torch.bool)
     timed[0] = True
     timed[:, layout.modality[:, first:end] == Modality.AUDIO] = True
-    moved = own + round(start * adapter.config.position_id_per_seconds)
+    moved = relative + round(start * adapter.config.position_id_per_seconds)
     if scale != 1.0:
-        moved = (moved * scale + 1e-6).floor().to(own.dtype)
-    part = TokenLayout(
-        **{
-            name: getattr(layout, name)[:, first:end]
-            for name in ("modality", "chunk", "second", "query", "valid", "item", "frame")
-        }
-    )
-    return Placed(
-        ids=inputs["input_ids"].cpu()[:, first:end], at=around.base + torch.where(timed, moved, own), layout=part
+        moved = (moved * scale + 1e-6).floor().to(relative.dtype)
+    return PositionedSegment(
+        ids=inputs["input_ids"].cpu()[:, first:end],
+        positions=frame.base + torch.where(timed, moved, relative),
+        layout=TokenLayout(**{spec.name: getattr(layout, spec.name)[:, first:end] for spec in fields(TokenLayout)}),
     )

@@ -1,0 +1,1 @@
+"""Shared by `needle`, `bench`, `evals`, `compare`: statistics, per-row answers, stage times, plots, code checksum."""
