@@ -104,8 +104,7 @@ def build(session: Session, folder: Path, max_upload_mb: float, live: str | None
                 cards = gr.HTML(show.empty(second=False, full=True), elem_id="od-answers")
                 foot = gr.HTML()
                 kept = gr.HTML(elem_id="od-kept")
-                with gr.Accordion("Earlier answers", open=False, visible=False, elem_id="od-history") as earlier:
-                    past = gr.HTML()
+                past = gr.HTML(elem_id="od-history")
         if live is not None:
             with tabs, gr.Tab("Live", render_children=True) as live_shown:
                 live_tab.build(session, live)
@@ -165,8 +164,7 @@ def build(session: Session, folder: Path, max_upload_mb: float, live: str | None
             else:
                 assert view is not None
                 new = show.remember(before, view)
-                appears = {} if before else {earlier: gr.Accordion(visible=True)}  # anew, it would close what is open
-                yield {history: new, past: show.table(new), **appears}
+                yield {history: new, past: show.table(new)}
 
         chosen_with = [question, second, *first.inputs, *other.inputs, compare]
         anew = [chosen, counts, clip, shown, question, refused, known, *result]
@@ -188,7 +186,7 @@ def build(session: Session, folder: Path, max_upload_mb: float, live: str | None
         second.input(lambda both: gr.Group(visible=both), second, group, **AT_ONCE)
         go.click(None, None, stop, js=BEGIN, **AT_ONCE)
         running = go.click(
-            ask, [chosen, shown, history, *chosen_with], [*result, history, past, earlier],
+            ask, [chosen, shown, history, *chosen_with], [*result, history, past],
             show_progress="full", show_progress_on=[status], **JOB,
         )  # fmt: skip
         for ended in (running.success, running.failure):  # `then` alone does not come after an error

@@ -232,7 +232,10 @@ def remember(history: list[dict[str, str]] | None, view: View) -> list[dict[str,
 
 
 def table(history: list[dict[str, str]]) -> str:
-    """The answers so far."""
+    """The answers so far, under their heading."""
     head = "".join(f'<th scope="col">{name.capitalize()}</th>' for name in HISTORY)
     rows = "".join(f"<tr>{''.join(f'<td>{escape(row[name])}</td>' for name in HISTORY)}</tr>" for row in history)
-    return f'<div class="od-past"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return (
+        '<section class="od-past"><h2>Earlier answers</h2>'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></section>"
+    )
