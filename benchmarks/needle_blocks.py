@@ -1,27 +1,208 @@
-"""Tables of the needle benchmark's cluttered level, from committed results, for `benchmarks.pages`."""
+"""Tables of the needle benchmark, from committed results, for `benchmarks.pages`.
+
+`PLAIN` and `CLUTTER` are the head-to-head of all methods on the two levels, as `omnidrop needle --json` printed them.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from omnidrop_lab.needle.levels import LEVELS
 
 from benchmarks.site_blocks import table
 
 RESULTS = Path(__file__).parent / "results"
-PAGES = ("docs/needle.md",)
+PAGES = ("README.md", "docs/methods.md", "docs/needle.md", "docs/choosing.md", "docs/what_decides.md")
+PLAIN, CLUTTER = "needle_methods_test.json", "needle_clutter_methods_test.json"
+KEEPS = (0.5, 0.3, 0.2, 0.1, 0.05)
+NONE: tuple[str, None] = ("none", None)
+
+NAMES = {
+    "tuned": "OmniDrop.tuned",
+    "omnidrop": "OmniDrop (paper)",
+    "omnidrop:audio_keep=1,video_keep=1": "OmniDrop, no input stage",
+    "omnidrop:lambda_div=0": "OmniDrop, no diversity",
+    "omnidrop:evict=true": "OmniDrop, evict",
+    "seats": "SEATS",
+    "seats:evict=false": "SEATS, layers remember",
+    "apack": "A-PACK",
+    "omnipack": "OmniPack",
+    "omnizip": "OmniZip",
+    "omnizip:clamp=false": "OmniZip, clamp lifted",
+    "dash": "DASH",
+    "divprune": "DivPrune-omni",
+    "visionzip": "VisionZip-omni",
+    "dycoke": "DyCoke (TTM)",
+    "dycoke:audio_keep=0.1": "DyCoke (TTM), audio_keep .1",
+    "dycoke:media=both,audio_frame=5": "DyCoke (V&A)",
+    "pyramiddrop": "PyramidDrop",
+    "fastv": "FastV",
+    "uniform": "uniform, at the input",
+    "random": "random, at the input",
+    "random:where=layers": "random, in the layers",
+}
+CHOICE = ("tuned", "omnidrop", "divprune", "seats", "omnizip", "uniform")  # what a user would choose among
+
+Found = dict[tuple[str, float | None], dict[str, Any]]
+
+
+@cache
+def document(name: str) -> dict[str, Any]:
+    """One result file."""
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+@cache
+def found(name: str) -> Found:
+    """A file's results by method and keep."""
+    return {(entry["method"], entry["asked_keep"]): entry for entry in document(name)["results"]}
+
+
+def percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def interval(value: dict[str, float]) -> str:
+    """A difference in points with its 95 % interval."""
+    middle, low, high = (100 * value[name] for name in ("value", "low", "high"))
+    return f"{middle:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def cell(file: str, label: str, keep: float, pool: str, quantity: str = "accuracy", between: bool = True) -> str:
+    """The share right in %, and the paired interval of the difference to all tokens in points.
+
+    Empty where it was not run, a dash where the method refuses, a dagger beyond the settings of its paper.
+    """
+    entry = found(file).get((label, keep))
+    if entry is None:
+        return ""
+    if "unreachable" in entry:
+        return "–"
+    value = entry[quantity][pool]
+    text = percent(value["value"]) + "†" * ("extrapolated" in entry)
+    if between:
+        low, high = (100 * value["difference"][end] for end in ("low", "high"))
+        text += f" ({low:+.1f} to {high:+.1f})"
+    return text
+
+
+def grid(file: str, pool: str, quantity: str = "accuracy") -> list[str]:
+    """Every method at every keep."""
+    full = percent(found(file)[NONE][quantity][pool]["value"])
+    there = {label for label, _ in found(file)}
+    rows = [
+        [shown, *(cell(file, label, keep, pool, quantity) for keep in KEEPS)]
+        for label, shown in NAMES.items()
+        if label in there
+    ]
+    return table([f"all tokens: {full}", *(f"keep {keep:g}" for keep in KEEPS)], rows)
+
+
+def readme() -> list[str]:
+    """Few methods and keeps on both levels: one-word questions that have evidence."""
+    keeps = (0.3, 0.2, 0.1)
+    full = [percent(found(file)[NONE]["accuracy"]["evidence"]["value"]) for file in (PLAIN, CLUTTER)]
+    head = [f"{name}, {keep:g}" for name in ("plain", "cluttered") for keep in keeps]
+    rows = [["all tokens", *(value for value in full for _ in keeps)]]
+    for label, shown in NAMES.items():
+        if ":" in label:
+            continue
+        cells = [cell(file, label, keep, "evidence", between=False) for file in (PLAIN, CLUTTER) for keep in keeps]
+        if set(cells) != {"–"}:  # a method that refuses all of these says nothing here
+            rows.append([shown, *cells])
+    return table(["keep", *head], rows)
+
+
+def tuned_minus_paper() -> list[str]:
+    """Paired difference of the recipe to the paper's, on both levels, one-word questions with evidence."""
+    rows = []
+    for file, level in ((PLAIN, "plain"), (CLUTTER, "cluttered")):
+        for pool, quantity in (("evidence", "accuracy"), ("sequence", "words")):
+            if quantity == "accuracy":
+                minus = [found(file)["tuned", keep]["omnidrop_minus_this"][pool] for keep in KEEPS]
+                turned = [{"value": -each["value"], "low": -each["high"], "high": -each["low"]} for each in minus]
+                rows.append([f"{level}, one-word answers", *map(interval, turned)])
+            else:
+                gain = [
+                    found(file)["tuned", keep][quantity][pool]["value"]
+                    - found(file)["omnidrop", keep][quantity][pool]["value"]
+                    for keep in KEEPS
+                ]
+                rows.append([f"{level}, words of sequences", *(f"{100 * each:+.1f}" for each in gain)])
+    return table(["tuned minus paper, points", *(f"keep {keep:g}" for keep in KEEPS)], rows)
+
+
+def by_type(file: str, keep: float = 0.2) -> list[str]:
+    """The methods that a user would choose among, and random, by type of question."""
+    kinds = LEVELS[document(file)["task"]["level"]].types
+    rows = []
+    for label, at in (NONE, *((label, keep) for label in (*CHOICE, "random"))):
+        entry = found(file).get((label, at))
+        if entry is not None and "unreachable" not in entry:
+            shares = (percent(entry["accuracy"][kind]["value"]) for kind in kinds)
+            rows.append(["all tokens" if at is None else NAMES[label], *shares])
+    return table([f"keep {keep:g}", *(f"`{kind}`" for kind in kinds)], rows)
+
+
+def how_low() -> list[str]:
+    """One-word questions and words of sequences by keep, on both levels, for the methods of `CHOICE`."""
+    keeps = (0.5, 0.3, 0.2, 0.1)
+
+    def both(entry: dict[str, Any] | None) -> str:
+        if entry is None or "unreachable" in entry:
+            return "–"
+        return " / ".join(
+            f"{100 * entry[quantity][pool]['value']:.0f}"
+            for quantity, pool in (("accuracy", "evidence"), ("words", "sequence"))
+        )
+
+    rows = []
+    for file, level in ((PLAIN, "plain"), (CLUTTER, "cluttered")):
+        rows.append([f"*{level}: all tokens*", both(found(file)[NONE]), *[""] * (len(keeps) - 1)])
+        rows += [[NAMES[label], *(both(found(file).get((label, keep))) for keep in keeps)] for label in CHOICE]
+    return table(["one-word answers / words of transcripts", *(f"keep {keep:g}" for keep in keeps)], rows)
+
+
+def setup() -> list[str]:
+    """Where and with what the head-to-heads were run."""
+    lines = []
+    for file in (PLAIN, CLUTTER):
+        made = document(file)
+        task, run, questions = made["task"], made["setup"], made["questions"]
+        lines += [
+            f"*{task['level'].capitalize()} level*: {made['clips']} clips of the {task['split']} split, "
+            f"{task['chunks']} chunks of 2 s each, {questions['evidence']} one-word questions with evidence and "
+            f"{questions['sequence']} sequence questions; {made['bootstrap']['resamples']} resamples of clips, 95 % "
+            f"intervals; transformers {task['transformers']}, torch {task['torch']}, {run['machine']}; "
+            f"{run['this_session_seconds'] / 60:.0f} minutes with {run['threads']} thread.",
+            "",
+            f"    {run['command']}",
+            "",
+        ]
+    return lines[:-1]
 
 
 def clutter_unpruned() -> list[str]:
     """Accuracy of the level's own model with all tokens, by type, at two lengths."""
     kinds, rows = LEVELS["clutter"].types, []
     for chunks in (8, 16):
-        document = json.loads((RESULTS / f"needle_clutter_unpruned_{chunks}.json").read_text(encoding="utf-8"))
-        found = document["results"][0]["accuracy"]
-        rows.append([f"{chunks} chunks, {document['clips']} clips", *(f"{found[kind]['value']:.2f}" for kind in kinds)])
+        made = document(f"needle_clutter_unpruned_{chunks}.json")
+        right = made["results"][0]["accuracy"]
+        rows.append([f"{chunks} chunks, {made['clips']} clips", *(f"{right[kind]['value']:.2f}" for kind in kinds)])
     return table(["", *(f"`{kind}`" for kind in kinds)], rows)
 
 
-BLOCKS: dict[str, Callable[[], list[str]]] = {clutter_unpruned.__name__: clutter_unpruned}
+BLOCKS: dict[str, Callable[[], list[str]]] = {
+    made.__name__: made for made in (readme, tuned_minus_paper, how_low, setup, clutter_unpruned)
+} | {
+    "evidence": partial(grid, PLAIN, "evidence"),
+    "sequences": partial(grid, PLAIN, "sequence", "words"),
+    "clutter_evidence": partial(grid, CLUTTER, "evidence"),
+    "clutter_sequences": partial(grid, CLUTTER, "sequence", "words"),
+    "plain_types": partial(by_type, PLAIN),
+    "clutter_types": partial(by_type, CLUTTER),
+}  # fmt: skip

@@ -14,7 +14,6 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 PAGES = (
     "docs/the_method.md",
-    "docs/choosing.md",
     "docs/quickstart.md",
     "docs/results.md",
     "docs/models.md",
@@ -133,33 +132,6 @@ def fits() -> list[str]:
 # from results --------------------------------------------------------------------------------------------------------
 
 
-def how_low() -> list[str]:
-    """One-word questions and sequences by keep, for the methods that a user would choose among."""
-    document = _result("needle_methods_test.json")
-    found = {(entry["method"], entry["asked_keep"]): entry for entry in document["results"]}
-    names = {
-        "tuned": "OmniDrop.tuned",
-        "omnidrop": "OmniDrop (paper)",
-        "divprune": "DivPrune-omni",
-        "seats": "SEATS",
-        "omnizip": "OmniZip",
-        "uniform": "uniform, at the input",
-    }
-    keeps = (0.5, 0.3, 0.2, 0.1)
-
-    def cell(entry: dict[str, Any] | None) -> str:
-        if entry is None or "unreachable" in entry:
-            return "–"
-        one, words = entry["accuracy"]["evidence"]["value"], entry["words"]["sequence"]["value"]
-        return f"{100 * one:.0f} / {100 * words:.0f}"
-
-    full = cell(found["none", None])
-    rows = [[name, *(cell(found.get((label, keep))) for keep in keeps)] for label, name in names.items()]
-    return table(
-        [f"one-word answers / words of transcripts (all tokens: {full})", *(f"keep {k:g}" for k in keeps)], rows
-    )
-
-
 def demo_costs() -> list[str]:
     """The demo: what a prompt of the tiny model cost with and without pruning."""
     document = _result("demo.json")
@@ -248,6 +220,5 @@ def conversation_accuracy() -> list[str]:
 
 
 BLOCKS: dict[str, Callable[[], list[str]]] = {
-    made.__name__: made
-    for made in (paper_settings, fits, how_low, demo_costs, family_flops, sound_flops, conversation_accuracy)
+    made.__name__: made for made in (paper_settings, fits, demo_costs, family_flops, sound_flops, conversation_accuracy)
 }

@@ -205,10 +205,10 @@ class Heads(nn.Module):
         grid = video // 2
         out = {"bind": sum(self._quarters(self.thing[name], bound[:, :, -4:], facts[name]) for name in NAMED) / 3
                + sum(llm.says(self.sound[name], bound[:, :, -3:], facts[name]) for name in HEARD) / 2}  # fmt: skip
-        where = self.quarter.repeat(2).expand((*bound.shape[:2], video))
-        out["bind"] = out["bind"] + F.cross_entropy(self.place(bound[:, :, :video]).flatten(0, -2), where.flatten())
-        out["bind"] = out["bind"] + F.cross_entropy(
-            self.place(bound[:, :, -4:]).flatten(0, -2), torch.arange(4).expand(bound[:, :, -4:].shape[:-1]).flatten()
+        out["bind"] = (
+            out["bind"]
+            + self._places(bound[:, :, :video], self.quarter.repeat(2))
+            + self._places(bound[:, :, -4:], torch.arange(len(PLACES)))
         )
         out["index"] = llm.says(self.index, bound, facts["index"])
         second = previous[:, :, grid:video]  # each thing of the first second is known there
@@ -218,6 +218,10 @@ class Heads(nn.Module):
         )
         out["count"] = llm.says(self.sounds, previous[:, :, -2:], facts["sounds"].clamp(max=6))
         return out
+
+    def _places(self, hidden: torch.Tensor, quarter: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, n, tokens, width) name the quarters (tokens,) that they stand for."""
+        return F.cross_entropy(self.place(hidden).flatten(0, -2), quarter.expand(hidden.shape[:-1]).flatten())
 
     def _quarters(self, head: nn.Module, hidden: torch.Tensor, fact: torch.Tensor) -> torch.Tensor:
         """(B, n, 4, width) names (B, n, 4); empty quarters, which are most, weigh less."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from omnidrop.core.budget import TokenCounts
-from omnidrop.core.select import diversity, merge, quota
+from omnidrop.core.select import merge
 from omnidrop.core.tokens import Modality
 from omnidrop.methods import Tuned
 from omnidrop.methods.base import InputView, Merged
@@ -27,8 +27,9 @@ RANKS = ("attention", "value", "closing", "received", "heads", "spectral", "mean
 class Axis(Tuned):
     """Tuned, but. Depths are relative to the decoder's."""
 
+    enter: float = 0.2  # the library's until round 9, to which every other change is made
     masked: bool = False  # simulated by `masked`; what follows `merge` needs it
-    novelty: bool = True  # video's weight at the input
+    novelty: float = 1.0  # video's weight at the input is so much of its novelty, and for the rest 1
     merge: float | None = None  # what leaves at the input joins its nearest survivor if their cosine is at least this
     rank: str = "attention"  # what a token is worth in a layer, one of RANKS
     recover: bool = False  # whoever entered may come back at every layer
@@ -69,7 +70,7 @@ class Axis(Tuned):
     # what enters ------------------------------------------------------------------------------------------------------
 
     def at_input(self, view: InputView) -> Tensor | Merged | None:
-        kept = super().at_input(view) if self.novelty else self._plain(view)
+        kept = super().at_input(view)
         if kept is None or self.merge is None:
             return kept
         leaving = torch.ones(len(view.modality), dtype=torch.bool)
@@ -82,12 +83,8 @@ class Axis(Tuned):
         alike = (unit[gone] * unit[kept][owner]).sum(-1) >= self.merge
         return Merged(kept, merge.into_anchors(view.features[kept], view.features[gone], owner, alike.float()))
 
-    def _plain(self, view: InputView) -> Tensor | None:
-        n = self.input_count(view.runs, view.budget)
-        if n == view.budget.total:
-            return None
-        window, sizes = diversity.windows(view.modality, view.chunk, view.max_chunk + 1)
-        return diversity.within(view.features, window, sizes, quota.split(n, sizes))
+    def _weights(self, view: InputView) -> Tensor:
+        return self.novelty * super()._weights(view) + (1.0 - self.novelty)
 
 
 def smooth_in_time(worth: Tensor, energy: float = 0.7, blend: float = 0.5) -> Tensor:

@@ -1,6 +1,6 @@
 """The short lists, by name: keep -> a method. docs/recipe_log.md says what each one asks.
 
-`CANDIDATES` are those of rounds 1 to 6, `AXES` those of round 7: one change each to the library's `Tuned`.
+`CANDIDATES` are those of rounds 1 to 6, `AXES` those of rounds 7 and 9: one change each to the library's `Tuned`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _axis(keep: float, **changed: Any) -> Axis:
 _masked = partial(_axis, masked=True)
 
 AXES: dict[str, Callable[[float], Method]] = {
-    "base": lambda keep: Tuned(keep=keep),
+    "base": lambda keep: Tuned(keep=keep, enter=0.2),
     "base, masked": _masked,  # the simulation's check: must answer as "base" does
     "value norm": partial(_masked, rank="value"),
     "minus closing rows": partial(_masked, rank="closing"),
@@ -68,10 +68,16 @@ AXES: dict[str, Callable[[float], Method]] = {
     "from where a chunk holds .25": partial(_masked, sharp=0.25),
     "from where a chunk holds .35": partial(_masked, sharp=0.35),
     "from where a chunk holds .5": partial(_masked, sharp=0.5),
-    "no novelty": partial(_axis, novelty=False),
+    "no novelty": partial(_axis, novelty=0.0),
+    "half novelty": partial(_axis, novelty=0.5),
+    "a quarter novelty": partial(_axis, novelty=0.25),
+    "no novelty entering .3": partial(_axis, novelty=0.0, enter=0.3),
+    "no novelty entering .45": partial(_axis, novelty=0.0, enter=0.45),
+    "half novelty entering .3": partial(_axis, novelty=0.5, enter=0.3),
     "evict all layers": partial(_axis, evict=True),
     # at a fifth the base drops nothing inside: what ranks is compared where more enters
     "base entering .45": partial(_axis, enter=0.45),
+    "base entering .3": partial(_axis, enter=0.3),
     "value norm entering .45": partial(_masked, enter=0.45, rank="value"),
     "spectral entering .45": partial(_masked, enter=0.45, rank="spectral"),
     "mean so far entering .45": partial(_masked, enter=0.45, rank="mean"),

@@ -61,7 +61,7 @@ class Tuned(Budgeted):
     reference: ClassVar[str] = "this project; after OmniDrop, arXiv 2605.14458"
 
     task: str | None = None
-    enter: float = 0.2
+    enter: float = 0.3
     t_mid: float = 0.5
     beta: float = 20.0
     audio_share: float | None = None
@@ -146,16 +146,7 @@ class Tuned(Budgeted):
         n = self.input_count(view.runs, view.budget)
         if n == view.budget.total:
             return None
-        weight = torch.ones(len(view.modality), dtype=torch.float32, device=view.modality.device)
-        for run, (modality, item, tokens, count) in enumerate(view.runs):
-            if modality == Modality.VIDEO:
-                places, some = view.places(modality, item, tokens), view.encoded_of(run)
-                if some is None:
-                    new = frames.novelty(view.features[places].view(count, tokens // count, -1)).flatten()
-                else:
-                    places = places[some]
-                    new = frames.novelty_at(view.features[places], some % (tokens // count))
-                weight[places] = new
+        weight = self._weights(view)
         window, sizes = diversity.windows(view.modality, view.chunk, view.max_chunk + 1)
         counts = self._window_counts(n, sizes, view.max_chunk + 1)
         left = view.all_encoded()
@@ -167,6 +158,20 @@ class Tuned(Budgeted):
             mine = slice(first, first + chunks)
             fits += quota.fitted(sum(counts[mine]), counts[mine], room[mine])
         return left[diversity.within(view.features[left], window, room, quota.fitted(n, fits, room), weight)]
+
+    def _weights(self, view: InputView) -> Tensor:
+        """(n,) the w_j: 1 for sound, novelty for video."""
+        weight = torch.ones(len(view.modality), dtype=torch.float32, device=view.modality.device)
+        for run, (modality, item, tokens, count) in enumerate(view.runs):
+            if modality == Modality.VIDEO:
+                places, some = view.places(modality, item, tokens), view.encoded_of(run)
+                if some is None:
+                    new = frames.novelty(view.features[places].view(count, tokens // count, -1)).flatten()
+                else:
+                    places = places[some]
+                    new = frames.novelty_at(view.features[places], some % (tokens // count))
+                weight[places] = new
+        return weight
 
     def _window_counts(self, n: int, sizes: list[int], chunks: int) -> list[int]:
         """What every window keeps, n together; windows of one modality follow each other, `chunks` of each."""
