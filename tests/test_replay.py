@@ -5,7 +5,7 @@ A refactoring must leave this test green. It knows the public interface only: `o
 
 Record rows that are missing, and drop those without a case (a few seconds a row):
 
-    python tests/test_replay.py --record
+    PYTHONPATH=. python tests/test_replay.py --record
 
 Rows that exist are never overwritten. Where a change of results is intended, delete the row's line in replay.json
 first, record, and say in the commit why the result changed.
@@ -51,7 +51,7 @@ SHIPPED = json.loads((ASSETS / "demo.json").read_text(encoding="utf-8"))
 QUESTIONS = [each["text"] for each in reversed(SHIPPED["questions"])]  # the longest answers first
 SEEDS = range(40)
 NOISE, DRAWS = 3e-5, 8
-HOWTO = "run `python tests/test_replay.py --record` and commit tests/replay.json"
+HOWTO = "run `PYTHONPATH=. python tests/test_replay.py --record` and commit tests/replay.json"
 
 # The paper's presets by their numbers: 7b at 30 and 3b at 20 percent.
 SETTINGS: dict[str, tuple[str, ...]] = {
@@ -87,6 +87,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "keep=.4,budget=kv,evict=true",
         "keep=.3,task=transcribe",
         "keep=.2,audio_share=.3",
+        "keep=.2",
         "keep=.2,stages=4,enter=.3",
     ),
     "uniform": ("keep=.3", "keep=.1", "keep=.4,budget=kv"),
@@ -318,5 +319,5 @@ def write(rows: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] != ["--record"]:
-        sys.exit("usage: python tests/test_replay.py --record")
+        sys.exit("usage: PYTHONPATH=. python tests/test_replay.py --record")
     sys.exit(record())
