@@ -16,8 +16,9 @@ from omnidrop_lab.needle.levels import LEVELS
 from benchmarks.site_blocks import table
 
 RESULTS = Path(__file__).parent / "results"
-PAGES = ("README.md", "docs/methods.md", "docs/needle.md", "docs/choosing.md", "docs/what_decides.md")
+PAGES = ("README.md", "docs/methods.md", "docs/needle.md", "docs/choosing.md")
 PLAIN, CLUTTER = "needle_methods_test.json", "needle_clutter_methods_test.json"
+BUDGETS = "needle_clutter_budgets_test.json"
 KEEPS = (0.5, 0.3, 0.2, 0.1, 0.05)
 NONE: tuple[str, None] = ("none", None)
 
@@ -117,23 +118,31 @@ def readme() -> list[str]:
     return table(["keep", *head], rows)
 
 
+def gain(file: str, keep: float) -> dict[str, float]:
+    """Accuracy of tuned minus that of the paper's recipe, one-word questions with evidence."""
+    minus = found(file)["tuned", keep]["omnidrop_minus_this"]["evidence"]
+    return {"value": -minus["value"], "low": -minus["high"], "high": -minus["low"]}
+
+
 def tuned_minus_paper() -> list[str]:
     """Paired difference of the recipe to the paper's, on both levels, one-word questions with evidence."""
-    rows = []
-    for file, level in ((PLAIN, "plain"), (CLUTTER, "cluttered")):
-        for pool, quantity in (("evidence", "accuracy"), ("sequence", "words")):
-            if quantity == "accuracy":
-                minus = [found(file)["tuned", keep]["omnidrop_minus_this"][pool] for keep in KEEPS]
-                turned = [{"value": -each["value"], "low": -each["high"], "high": -each["low"]} for each in minus]
-                rows.append([f"{level}, one-word answers", *map(interval, turned)])
-            else:
-                gain = [
-                    found(file)["tuned", keep][quantity][pool]["value"]
-                    - found(file)["omnidrop", keep][quantity][pool]["value"]
-                    for keep in KEEPS
-                ]
-                rows.append([f"{level}, words of sequences", *(f"{100 * each:+.1f}" for each in gain)])
+    rows = [
+        [level, *(interval(gain(file, keep)) for keep in KEEPS)]
+        for file, level in ((PLAIN, "plain"), (CLUTTER, "cluttered"))
+    ]
     return table(["tuned minus paper, points", *(f"keep {keep:g}" for keep in KEEPS)], rows)
+
+
+def tuned_seeds() -> list[str]:
+    """The recipe beside the paper's on the plain models of two more training seeds, where the default is unchanged."""
+    rows = []
+    for seed in (1, 2):
+        file = f"needle_tuned_seed{seed}.json"
+        for keep in (0.3, 0.1, 0.05):
+            keys: list[tuple[str, float | None]] = [NONE, ("omnidrop", keep), ("tuned", keep)]
+            values = [percent(found(file)[key]["accuracy"]["evidence"]["value"]) for key in keys]
+            rows.append([str(seed), f"{keep:g}", *values, interval(gain(file, keep))])
+    return table(["training seed", "keep", "all tokens", "paper", "tuned", "tuned minus paper"], rows)
 
 
 def by_type(file: str, keep: float = 0.2) -> list[str]:
@@ -186,6 +195,21 @@ def setup() -> list[str]:
     return lines[:-1]
 
 
+def budgets() -> list[str]:
+    """The cluttered level at one keep, counted in the decoder's four units."""
+    labels = ("tuned", "omnidrop", "seats:evict=false", "omnipack", "divprune", "random", "random:where=layers")
+
+    def at(label: str, word: str) -> str:
+        if word == "layers":
+            return cell(CLUTTER, label, 0.3, "evidence")
+        with_unit = f"{label}{',' if ':' in label else ':'}budget={word}"
+        return cell(BUDGETS, with_unit, 0.3, "evidence")
+
+    words = ("layers", "input", "flops", "kv")
+    rows = [[NAMES[label], *(at(label, word) for word in words)] for label in labels]
+    return table(["keep 0.3 of", *(f"`{word}`" for word in words)], rows)
+
+
 def clutter_unpruned() -> list[str]:
     """Accuracy of the level's own model with all tokens, by type, at two lengths."""
     kinds, rows = LEVELS["clutter"].types, []
@@ -197,7 +221,7 @@ def clutter_unpruned() -> list[str]:
 
 
 BLOCKS: dict[str, Callable[[], list[str]]] = {
-    made.__name__: made for made in (readme, tuned_minus_paper, how_low, setup, clutter_unpruned)
+    made.__name__: made for made in (readme, tuned_minus_paper, tuned_seeds, how_low, setup, budgets, clutter_unpruned)
 } | {
     "evidence": partial(grid, PLAIN, "evidence"),
     "sequences": partial(grid, PLAIN, "sequence", "words"),

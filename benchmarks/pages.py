@@ -11,11 +11,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import accounting, needle_blocks, site_blocks, vllm_blocks
+from benchmarks import accounting, decides_blocks, needle_blocks, site_blocks, vllm_blocks
 
 ROOT = Path(__file__).parent.parent
 PAGES = (
     *needle_blocks.PAGES,
+    *decides_blocks.PAGES,
     *accounting.PAGES,
     *site_blocks.PAGES,
     *vllm_blocks.PAGES,
@@ -35,7 +36,12 @@ def listing() -> list[str]:
 
 
 BLOCKS: dict[str, Callable[[], list[str]]] = (
-    {listing.__name__: listing} | accounting.BLOCKS | needle_blocks.BLOCKS | site_blocks.BLOCKS | vllm_blocks.BLOCKS
+    {listing.__name__: listing}
+    | accounting.BLOCKS
+    | needle_blocks.BLOCKS
+    | decides_blocks.BLOCKS
+    | site_blocks.BLOCKS
+    | vllm_blocks.BLOCKS
 )
 
 

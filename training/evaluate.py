@@ -38,10 +38,10 @@ class Reading:
     """A clip that the model has read up to its last media token, ready for any question."""
 
     @torch.no_grad()
-    def __init__(self, model, front, pictures, sound):
+    def __init__(self, model, front, pictures, sound, sizes: build.Sizes = build.PLAIN):
         self.model, self.words, self.template = model, front.tokenizer, front.apply_chat_template
         self.decoder = adapt(model).decoder.module
-        x = build.process(front, [self._prompt("")], [pictures], [sound])
+        x = build.process(front, [self._prompt("")], [pictures], [sound], sizes)
         ids = x["input_ids"]
         token = {"audio": self.words.audio_token_id, "video": self.words.video_token_id}
         stop = 1 + int(torch.isin(ids[0], torch.tensor(list(token.values()))).nonzero().max())
@@ -119,16 +119,21 @@ class Reading:
 
 
 def accuracy(model, front, split: str, n_clips: int, n_chunks: int, ways: Sequence[dict] = ({},),
-             draws: int = 3) -> list[dict[str, dict]]:  # fmt: skip
-    """A table by type for each of the ways to ask (what `Reading.ask` takes). Each clip is rendered and read once."""
-    from omnidrop_lab.needle import clip, files, questions
+             draws: int = 3, sizes: build.Sizes = build.PLAIN) -> list[dict[str, dict]]:  # fmt: skip
+    """A table by type for each of the ways to ask (what `Reading.ask` takes). Each clip is rendered and read once.
+    `sizes` says of which level; recordings are not asked here."""
+    from omnidrop_lab.needle import files
+    from omnidrop_lab.needle.levels import LEVELS
+    from omnidrop_lab.needle.task import SPOKEN
 
+    level = LEVELS[sizes.level]
+    types = tuple(kind for kind in level.types if kind != SPOKEN)
     counts: list[dict[str, list[int]]] = [defaultdict(lambda: [0, 0]) for _ in ways]
     with tempfile.TemporaryDirectory() as folder:
         for index in range(n_clips):
-            made = clip(split, index, n_chunks)
-            reading = Reading(model, front, *files.read(files.write(made, Path(folder) / "clip.mp4")))
-            asked = [q for draw in range(draws) for q in questions(made, seed=draw)]
+            made = level.clip(split, index, n_chunks)
+            reading = Reading(model, front, *files.read(files.write(made, Path(folder) / "clip.mp4")), sizes)
+            asked = [q for draw in range(draws) for q in level.questions(made, types, seed=draw)]
             for how, table in zip(ways, counts, strict=True):
                 for question, answer in zip(asked, reading.answers(asked, **how), strict=True):
                     table[question.type][0] += answer == question.answer

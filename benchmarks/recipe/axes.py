@@ -30,6 +30,7 @@ class Axis(Tuned):
     enter: float = 0.2  # the library's until round 9, to which every other change is made
     masked: bool = False  # simulated by `masked`; what follows `merge` needs it
     novelty: float = 1.0  # video's weight at the input is so much of its novelty, and for the rest 1
+    apart: float | None = None  # video's weight is how far its novelty lies from the frame's median, at least this
     merge: float | None = None  # what leaves at the input joins its nearest survivor if their cosine is at least this
     rank: str = "attention"  # what a token is worth in a layer, one of RANKS
     recover: bool = False  # whoever entered may come back at every layer
@@ -84,7 +85,14 @@ class Axis(Tuned):
         return Merged(kept, merge.into_anchors(view.features[kept], view.features[gone], owner, alike.float()))
 
     def _weights(self, view: InputView) -> Tensor:
-        return self.novelty * super()._weights(view) + (1.0 - self.novelty)
+        new = super()._weights(view)
+        if self.apart is not None:
+            for modality, item, tokens, count in view.runs:
+                if modality == Modality.VIDEO:
+                    places = view.places(modality, item, tokens)
+                    grid = new[places].view(count, -1)
+                    new[places] = (grid - grid.median(1, keepdim=True).values).abs().clamp(min=self.apart).flatten()
+        return self.novelty * new + (1.0 - self.novelty)
 
 
 def smooth_in_time(worth: Tensor, energy: float = 0.7, blend: float = 0.5) -> Tensor:

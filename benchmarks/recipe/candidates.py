@@ -71,6 +71,8 @@ AXES: dict[str, Callable[[float], Method]] = {
     "no novelty": partial(_axis, novelty=0.0),
     "half novelty": partial(_axis, novelty=0.5),
     "a quarter novelty": partial(_axis, novelty=0.25),
+    "novelty apart .1, entering .3": partial(_axis, apart=0.1, enter=0.3),
+    "novelty apart .3, entering .3": partial(_axis, apart=0.3, enter=0.3),
     "no novelty entering .3": partial(_axis, novelty=0.0, enter=0.3),
     "no novelty entering .45": partial(_axis, novelty=0.0, enter=0.45),
     "half novelty entering .3": partial(_axis, novelty=0.5, enter=0.3),
