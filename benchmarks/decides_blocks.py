@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import correlation
 
-from omnidrop_lab.needle.levels import LEVELS
+from omnidrop_lab.needle.levels import LEVELS, TYPES
 
 from benchmarks.needle_blocks import CLUTTER, KEEPS, NAMES, NONE, PLAIN, cell, document, found, percent
 from benchmarks.site_blocks import table
@@ -110,4 +110,15 @@ def sound() -> list[str]:
     return table([f"keep {AT:g}", *head], rows)
 
 
-BLOCKS: dict[str, Callable[[], list[str]]] = {made.__name__: made for made in (ranks, lengths, depth, sound)}
+def hidden() -> list[str]:
+    """What text answers where it sees one modality only."""
+    made, rows = document("needle_hidden_test.json"), []
+    kinds = [kind for kind in TYPES if kind not in ("none", "spoken")]
+    for level in ("plain", "clutter"):
+        for way in ("nothing hidden", "audio hidden", "video hidden"):
+            right = made[level][way]
+            rows.append([f"{level}, {way}", *(percent(right[k]["accuracy"]) if k in right else "" for k in kinds)])
+    return table(["", *(f"`{kind}`" for kind in kinds)], rows)
+
+
+BLOCKS: dict[str, Callable[[], list[str]]] = {made.__name__: made for made in (ranks, lengths, depth, sound, hidden)}
