@@ -19,6 +19,7 @@ RESULTS = Path(__file__).parent / "results"
 PAGES = ("README.md", "docs/methods.md", "docs/needle.md", "docs/choosing.md")
 PLAIN, CLUTTER = "needle_methods_test.json", "needle_clutter_methods_test.json"
 BUDGETS = "needle_clutter_budgets_test.json"
+SEED1 = "needle_seed1_methods_test.json"
 KEEPS = (0.5, 0.3, 0.2, 0.1, 0.05)
 NONE: tuple[str, None] = ("none", None)
 
@@ -225,6 +226,8 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
 } | {
     "evidence": partial(grid, PLAIN, "evidence"),
     "sequences": partial(grid, PLAIN, "sequence", "words"),
+    "seed1_evidence": partial(grid, SEED1, "evidence"),
+    "seed1_sequences": partial(grid, SEED1, "sequence", "words"),
     "clutter_evidence": partial(grid, CLUTTER, "evidence"),
     "clutter_sequences": partial(grid, CLUTTER, "sequence", "words"),
     "plain_types": partial(by_type, PLAIN),
