@@ -5,7 +5,7 @@ A refactoring must leave this test green. It knows the public interface only: `o
 
 Record rows that are missing, and drop those without a case (a few seconds a row):
 
-    PYTHONPATH=. python tests/test_replay.py --record
+    python tests/test_replay.py --record
 
 Rows that exist are never overwritten. Where a change of results is intended, delete the row's line in replay.json
 first, record, and say in the commit why the result changed.
@@ -35,8 +35,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import conftest  # noqa: F401  as a script too: one thread, torchvision importable
 import pytest
+
+sys.path.append(str(Path(__file__).parents[1]))  # where conftest is, for a script
+
+import conftest  # noqa: F401  one thread, torchvision importable
 import tiny
 import torch
 from prompts import Audio, Image, Video, batch, prompt
@@ -51,7 +54,7 @@ SHIPPED = json.loads((ASSETS / "demo.json").read_text(encoding="utf-8"))
 QUESTIONS = [each["text"] for each in reversed(SHIPPED["questions"])]  # the longest answers first
 SEEDS = range(40)
 NOISE, DRAWS = 3e-5, 8
-HOWTO = "run `PYTHONPATH=. python tests/test_replay.py --record` and commit tests/replay.json"
+HOWTO = "run `python tests/test_replay.py --record` and commit tests/replay.json"
 
 # The paper's presets by their numbers: 7b at 30 and 3b at 20 percent.
 SETTINGS: dict[str, tuple[str, ...]] = {
@@ -319,5 +322,5 @@ def write(rows: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] != ["--record"]:
-        sys.exit("usage: PYTHONPATH=. python tests/test_replay.py --record")
+        sys.exit("usage: python tests/test_replay.py --record")
     sys.exit(record())
