@@ -5,17 +5,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 from omnidrop_lab.needle.levels import LEVELS
 
+from benchmarks.site_blocks import result as document
 from benchmarks.site_blocks import table
 
-RESULTS = Path(__file__).parent / "results"
 PAGES = ("README.md", "docs/methods.md", "docs/needle.md", "docs/choosing.md")
 PLAIN, CLUTTER = "needle_methods_test.json", "needle_clutter_methods_test.json"
 BUDGETS = "needle_clutter_budgets_test.json"
@@ -50,12 +48,6 @@ NAMES = {
 CHOICE = ("tuned", "omnidrop", "divprune", "seats", "omnizip", "uniform")  # what a user would choose among
 
 Found = dict[tuple[str, float | None], dict[str, Any]]
-
-
-@cache
-def document(name: str) -> dict[str, Any]:
-    """One result file."""
-    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
 @cache
@@ -196,6 +188,18 @@ def setup() -> list[str]:
     return lines[:-1]
 
 
+def other_budgets() -> list[str]:
+    """Every method's measured shares in the other units of the decoder, at the keeps of the plain level's table."""
+
+    def shares(label: str, unit: str) -> str:
+        entries = [found(PLAIN)[label, keep] for keep in KEEPS]
+        return " / ".join("–" if "unreachable" in each else f"{each['budgets'][unit]:.2f}" for each in entries)
+
+    units = ("input", "flops", "kv")
+    rows = [[shown, *(shares(label, unit) for unit in units)] for label, shown in NAMES.items()]
+    return table(["", *(f"`{unit}`" for unit in units)], rows)
+
+
 def budgets() -> list[str]:
     """The cluttered level at one keep, counted in the decoder's four units."""
     labels = ("tuned", "omnidrop", "seats:evict=false", "omnipack", "divprune", "random", "random:where=layers")
@@ -222,7 +226,10 @@ def clutter_unpruned() -> list[str]:
 
 
 BLOCKS: dict[str, Callable[[], list[str]]] = {
-    made.__name__: made for made in (readme, tuned_minus_paper, tuned_seeds, how_low, setup, budgets, clutter_unpruned)
+    made.__name__: made
+    for made in (
+        readme, tuned_minus_paper, tuned_seeds, how_low, setup, other_budgets, budgets, clutter_unpruned,
+    )
 } | {
     "evidence": partial(grid, PLAIN, "evidence"),
     "sequences": partial(grid, PLAIN, "sequence", "words"),

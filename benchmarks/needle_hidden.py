@@ -1,6 +1,6 @@
 """What the tiny models know from which modality: accuracy where text sees no audio, or no video, as JSON.
 
-    python -m benchmarks.needle_hidden --clips 30 > benchmarks/results/needle_hidden_test.json
+    python -m benchmarks.needle_hidden --clips 24 > benchmarks/results/needle_hidden_test.json
 
 Both levels, test split, 8 chunks, all tokens. What is hidden is hidden from the text behind the media in every layer;
 media still see each other, so that a sound may know its picture. docs/what_decides.md uses it.
@@ -27,7 +27,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=30)
+    parser.add_argument("--clips", type=int, default=24)
     args = parser.parse_args()
     torch.set_num_threads(1)
     document: dict[str, Any] = {"format": "omnidrop.needle_hidden", "version": 1, "split": "test", "clips": args.clips}

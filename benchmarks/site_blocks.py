@@ -35,7 +35,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
-def _result(name: str) -> Any:
+@cache
+def result(name: str) -> Any:
+    """One result file."""
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
@@ -134,7 +136,7 @@ def fits() -> list[str]:
 
 def demo_costs() -> list[str]:
     """The demo: what a prompt of the tiny model cost with and without pruning."""
-    document = _result("demo.json")
+    document = result("demo.json")
     full, pruned = (document["median"][kind] for kind in ("unpruned", "pruned"))
     questions = document["questions"]
     flops = [each["pruned"]["budgets"]["flops"] for each in questions]
@@ -154,7 +156,7 @@ def _pair(full: dict[str, Any], pruned: dict[str, Any], name: str, scale: float)
 
 def family_flops() -> list[str]:
     """Of `benchmarks.families`."""
-    document = _result("families.json")
+    document = result("families.json")
     stages = ("vision_encoder", "audio_encoder", "decoder", "head")
     rows = []
     for each in document["rows"]:
@@ -177,7 +179,7 @@ def family_flops() -> list[str]:
 
 def sound_flops() -> list[str]:
     """Of `benchmarks/audio_families.py flops`."""
-    document = _result("audio_families_flops.json")
+    document = result("audio_families_flops.json")
     rows = []
     for name, each in document["published"].items():
         stock, pruned = each["decoder_tflop"]
@@ -195,7 +197,7 @@ def sound_flops() -> list[str]:
 
 def conversation_accuracy() -> list[str]:
     """Of `benchmarks.conversation`: right answers to later questions in %, 95 % intervals."""
-    document = _result("conversation_test.json")
+    document = result("conversation_test.json")
     arms = document["arms"]
     methods = list(dict.fromkeys(arm.rpartition(", ")[0] for arm in arms if "keep=" in arm))
 
