@@ -23,7 +23,7 @@ from training import build, compose, llm
 from training.chunks import EMPTY, Chunks, render_clips
 
 WEIGHTS = {
-    "place": 3.0, "motion": 3.0, "audio": 2.0, "joint": 4.0, "time": 2.5, "order": 2.0, "list": 2.0, "count": 2.5,
+    "place": 3.0, "motion": 4.0, "audio": 2.0, "joint": 6.0, "time": 2.5, "order": 2.0, "list": 2.0, "count": 2.5,
     "none": 1.0, "transcribe": 2.0, "caption": 4.0,
 }  # fmt: skip
 NAMED = ("color", "shape", "motion")  # of the thing in a quarter
@@ -100,6 +100,7 @@ class Composer(compose.Composer):
     sizes = build.CLUTTER
     weights = WEIGHTS
     first: ClassVar = {"place": 0.8, "motion": 0.8, "audio": 0.8, "joint": 0.7}
+    questions = 32  # twelve types, each of several kinds: with 16 a step saw too few of each
     aloud = ALOUD
 
     def __init__(self, video: torch.Tensor, audio: torch.Tensor, content: list[scene.Chunk], model):

@@ -66,6 +66,7 @@ class Composer:
     sizes = build.PLAIN
     weights = WEIGHTS
     first: ClassVar = dict.fromkeys(("video", "audio", "joint"), 0.8)  # shares to be right before clips become longer
+    questions = 16  # a clip, and in a longer one as many as it has chunks: what reading it costs is then used as well
     speech: Speech | None = None  # says questions, of a level that has spoken ones
     aloud: tuple[str, ...] = ()  # types that are spoken in one case of four
 
@@ -186,6 +187,7 @@ class Composer:
         start, n_media = len(prefix), n_chunks * self.sizes.per_chunk
         body = start + n_media + 2
         length = body + max(sum(len(b) for b in bs) for bs in blocks)
+        length += -length % 32  # few shapes: kernels are made for each
         base = self.positions(prefix, n_chunks)
         B = len(clips)
         pad = self.ids["<|endoftext|>"]

@@ -11,6 +11,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,6 @@ BLIND, BIND, PREVIOUS, MIDDLE = 5, 3, 4, 11  # layers: question blind below; rea
 CURRICULUM = (3, 4, 6, 8)
 MIXED = (4, 5, 6, 7, 8, 8, 8, 9, 10, 12, 14, 16)
 PER_STEP = 64  # chunks: as many clips as that makes, so a step costs about the same whatever the clips' length
-QUESTIONS = 16  # a clip, and in a longer one as many as it has chunks: what reading it costs is then used as well
 PEAK = 1.2e-3  # learning rate
 
 
@@ -73,9 +73,11 @@ def forward(model, batch: Batch, masks: list[torch.Tensor]) -> tuple[torch.Tenso
         hidden = hidden.masked_scatter(batch.spoken_at[..., None], batch.spoken.to(hidden.dtype))
     rotary = lm.rotary_emb(hidden, batch.positions)
     kept = {}
+    dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else hidden.dtype
+    biases = attention.biases(masks, hidden.shape[1], dtype)
     with attention.installed(lm):
         for i, layer in enumerate(lm.layers):
-            hidden = layer(hidden, attention_mask=masks[i], position_embeddings=rotary)
+            hidden = layer(hidden, attention_mask=biases[i], position_embeddings=rotary)
             if i in (BIND, PREVIOUS, MIDDLE):
                 kept[i] = hidden
     return lm.norm(hidden), kept
@@ -160,9 +162,11 @@ def rate(step: int, begin: int, steps: int, peak: float) -> float:
 
 
 def train(model, composer: Composer, folder: Path, seed: int, minutes: float, steps: int, peak: float = PEAK,
-          lengths: Sequence[int] = MIXED, make_heads: Callable[[], nn.Module] = Heads, log=print) -> None:  # fmt: skip
+          lengths: Sequence[int] = MIXED, make_heads: Callable[[], nn.Module] = Heads, log=print,
+          compiled: bool = False) -> None:  # fmt: skip
     """Train in place, save every few minutes, go on from the last save. Ends after step `steps`. `lengths`: what is
-    drawn from after the curriculum, in chunks. `make_heads`: the level's read-outs."""
+    drawn from after the curriculum, in chunks. `make_heads`: the level's read-outs. `compiled`: through torch.compile,
+    which needs a C++ compiler and two minutes."""
     torch.manual_seed(seed + 1)
     heads = make_heads()
     optimiser = torch.optim.AdamW(groups(model, heads), lr=peak, betas=(0.9, 0.98))
@@ -174,9 +178,15 @@ def train(model, composer: Composer, folder: Path, seed: int, minutes: float, st
         saved = torch.load(path, weights_only=False)
         model.load_state_dict(saved["model"])
         heads.load_state_dict(saved["heads"])
-        optimiser.load_state_dict(saved["optimiser"])
+        if "optimiser" in saved:  # not in a run that was carried here
+            optimiser.load_state_dict(saved["optimiser"])
         state = saved["state"]
         log(f"goes on from step {state['step']}")
+    if compiled:
+        torch._dynamo.config.cache_size_limit = 64  # an entry for each layer and kind of shape
+        torch._dynamo.config.accumulated_cache_size_limit = 1024
+        for layer in adapt(model).decoder.module.layers:
+            layer.compile()
     begun, last_save, spent = time.monotonic(), time.monotonic(), state["seconds"]
 
     def save():
@@ -190,7 +200,7 @@ def train(model, composer: Composer, folder: Path, seed: int, minutes: float, st
         rng = np.random.default_rng([seed, 5, step])  # of the step alone: resuming repeats nothing and skips nothing
         mixed = state["stage"] >= len(CURRICULUM)
         n_chunks = int(rng.choice(lengths)) if mixed else CURRICULUM[state["stage"]]
-        n_clips, n_questions = max(1, round(PER_STEP / max(n_chunks, 6))), max(QUESTIONS, n_chunks)
+        n_clips, n_questions = max(1, round(PER_STEP / max(n_chunks, 6))), max(composer.questions, n_chunks)
         system = int(rng.integers(0, 40)) if rng.random() < 0.1 else None
         first = 1_000_000 * (seed + 1) + 32 * step
         batch = composer.batch(list(range(first, first + n_clips)), n_chunks, n_questions, seed, system=system)
@@ -223,6 +233,7 @@ def train(model, composer: Composer, folder: Path, seed: int, minutes: float, st
         if time.monotonic() - last_save > 60 * minutes:
             save()
             last_save = time.monotonic()
-            for n, n_clips in ((8, 16), (max(lengths), 8)):
-                log(f"saved; dev, {n} chunks: {show(check(model, composer, n, n_clips))}")
+            with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+                for n, n_clips in ((8, 16), (max(lengths), 8)):
+                    log(f"saved; dev, {n} chunks: {show(check(model, composer, n, n_clips))}")
     save()

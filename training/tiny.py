@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument(
         "--lengths", type=int, nargs="+", help="chunks of the clips after the curriculum; default 4 to 16"
     )
+    parser.add_argument("--compile", action="store_true", help="train through torch.compile; needs a C++ compiler")
     parser.add_argument("--save-minutes", type=float, default=4.0)
     parser.add_argument(
         "--test-clips", type=int, default=100, help="rendered clips for the plain level's final check; 0: none"
@@ -74,7 +75,8 @@ def main() -> None:
         composer.speech = hearing
         heads = cluttered.Heads
     lengths = args.lengths or llm.MIXED
-    llm.train(model, composer, args.out, args.seed, args.save_minutes, args.steps, args.peak, lengths, heads, log=log)
+    how = args.save_minutes, args.steps, args.peak, lengths, heads
+    llm.train(model, composer, args.out, args.seed, *how, log=log, compiled=args.compile)
     build.save(model, args.out / "model", sizes)
     if level is cluttered:
         log(f"test it: omnidrop needle --clutter --model {args.out / 'model'} --dtype float32 --methods none cutoff")

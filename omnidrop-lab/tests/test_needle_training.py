@@ -27,7 +27,19 @@ pytestmark = [
 def training():
     sys.path.insert(0, str(ROOT))
     try:
-        from training import attention, build, chunks, cluttered, compose, encoders, evaluate, extend, llm, spoken  # noqa: F401
+        from training import (  # noqa: F401
+            attention,
+            build,
+            carry,
+            chunks,
+            cluttered,
+            compose,
+            encoders,
+            evaluate,
+            extend,
+            llm,
+            spoken,
+        )
     finally:
         sys.path.remove(str(ROOT))
     import training as package
@@ -294,8 +306,10 @@ def test_masks_hide_what_they_say(training, composer):
     assert not batch.barred[0, 0, :2, media].any()  # the end tokens, at strict 1
 
 
-def test_two_calls_of_attention_are_one_with_the_whole_mask(training):
+@pytest.mark.parametrize("long", [1_024, 0], ids=["products", "sdpa"])
+def test_two_parts_of_attention_are_one_with_the_whole_mask(training, long, monkeypatch):
     """Values and gradients, against the definition written out; and the model attends as before afterwards."""
+    monkeypatch.setattr(training.attention, "LONG", long)
     torch.manual_seed(0)
     heads, groups, length, behind, size = 4, 2, 23, 9, 8
     shapes = (heads, length), (heads // groups, length), (heads // groups, length)
@@ -304,7 +318,9 @@ def test_two_calls_of_attention_are_one_with_the_whole_mask(training):
     sees[..., 0] = True
     module = torch.nn.Module()
     module.num_key_value_groups = groups
-    got, _ = training.attention.attend(module, *inputs, sees, scaling=0.3)
+    biases = training.attention.biases([sees, sees], length, torch.double)[1]
+    assert (biases[0] is None) == (not long)
+    got, _ = training.attention.attend(module, *inputs, biases, scaling=0.3)
     whole = torch.ones(length, length, dtype=torch.bool).tril().expand(2, 1, -1, -1).clone()
     whole[:, :, -behind:] = sees
     query, key, value = inputs
@@ -338,7 +354,7 @@ def test_lengths_are_drawn_and_a_step_reads_about_as_much(training, composer, tm
             raise EnoughError
         return composer.batch([0], 2, 1, seed)
 
-    composer_like = type("Composer", (), {"batch": staticmethod(batch)})
+    composer_like = type("Composer", (), {"batch": staticmethod(batch), "questions": 16})
     monkeypatch.setattr(llm, "CURRICULUM", ())
     monkeypatch.setattr(
         llm, "losses", lambda model, heads, b, masks: ({"answer": heads.index.weight.sum()}, b.word[..., 0] == 0)
@@ -369,6 +385,29 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(training, compo
         run(tmp_path / "broken", 0, stop)  # saves after every step, is stopped after the first
     resumed = run(tmp_path / "broken", 100, print)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_run_is_carried_to_another_folder(training, composer, tmp_path, monkeypatch):
+    """It goes on at its step, with its weights to bfloat16; a run that is there is not overwritten."""
+    llm, build, carry = training.llm, training.build, training.carry
+    monkeypatch.setattr(llm, "check", lambda *args, **kwargs: {})
+    first, then = tmp_path / "first", tmp_path / "then"
+    first.mkdir()
+    model = build.model(3)
+    llm.train(model, composer, first, seed=3, minutes=100, steps=2)
+    carry.pack(first, tmp_path / "packed.pt")
+    assert (tmp_path / "packed.pt").stat().st_size < 0.25 * (first / "llm.pt").stat().st_size
+    carry.unpack(tmp_path / "packed.pt", then)
+    told, carried = [], build.model(9)
+    llm.train(carried, composer, then, seed=3, minutes=100, steps=2, log=told.append)
+    assert told == ["goes on from step 2"]
+    for (name, was), now in zip(model.state_dict().items(), carried.state_dict().values(), strict=True):
+        torch.testing.assert_close(now, was, rtol=2**-8, atol=0, msg=name)
+    assert torch.load(then / "encoders.pt").keys() == model.state_dict().keys()
+    llm.train(carried, composer, then, seed=3, minutes=100, steps=3, log=told.append)
+    assert "optimiser" in torch.load(then / "llm.pt", weights_only=False)
+    with pytest.raises(FileExistsError, match="empty folder"):
+        carry.unpack(tmp_path / "packed.pt", then)
 
 
 def test_a_finished_run_learns_new_words(training, composer, tmp_path, monkeypatch):
