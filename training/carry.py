@@ -37,7 +37,7 @@ def unpack(file: Path, run: Path) -> None:
 
     if (run / "llm.pt").exists():
         raise FileExistsError(f"{run} has a run. Unpack into an empty folder.")
-    saved = torch.load(file, weights_only=False)
+    saved = torch.load(file)
     parts = {part: _as(saved[part], torch.float32) for part in ("model", "heads")}
     run.mkdir(parents=True, exist_ok=True)
     torch.save(parts["model"], run / "encoders.pt")
