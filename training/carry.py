@@ -4,7 +4,8 @@
     python -m training.carry unpack training/unfinished/clutter2.pt runs/clutter2
 
 The file has the weights and the read-outs in bfloat16 and the step (6.7 MB on the cluttered level). It has not the
-optimiser's moments, which begin anew, nor the rendered chunks, which the same `training.tiny` command renders again.
+optimiser's moments, which begin anew with the learning rate and its warm-up, nor the rendered chunks, which the same
+`training.tiny` command renders again.
 """
 
 from __future__ import annotations

@@ -178,9 +178,11 @@ def train(model, composer: Composer, folder: Path, seed: int, minutes: float, st
         saved = torch.load(path, weights_only=False)
         model.load_state_dict(saved["model"])
         heads.load_state_dict(saved["heads"])
-        if "optimiser" in saved:  # not in a run that was carried here
-            optimiser.load_state_dict(saved["optimiser"])
         state = saved["state"]
+        if "optimiser" in saved:
+            optimiser.load_state_dict(saved["optimiser"])
+        else:  # carried from another machine: the moments begin anew, and so does the rate, with its warm-up
+            state["begin"] = state["step"]
         log(f"goes on from step {state['step']}")
     if compiled:
         torch._dynamo.config.cache_size_limit = 64  # an entry for each layer and kind of shape

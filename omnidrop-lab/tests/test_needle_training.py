@@ -405,7 +405,8 @@ def test_a_run_is_carried_to_another_folder(training, composer, tmp_path, monkey
         torch.testing.assert_close(now, was, rtol=2**-8, atol=0, msg=name)
     assert torch.load(then / "encoders.pt").keys() == model.state_dict().keys()
     llm.train(carried, composer, then, seed=3, minutes=100, steps=3, log=told.append)
-    assert "optimiser" in torch.load(then / "llm.pt", weights_only=False)
+    after = torch.load(then / "llm.pt", weights_only=False)
+    assert "optimiser" in after and after["state"]["begin"] == 2 and after["state"]["step"] == 3
     with pytest.raises(FileExistsError, match="empty folder"):
         carry.unpack(tmp_path / "packed.pt", then)
 
