@@ -42,7 +42,8 @@ def unpack(file: Path, run: Path) -> None:
     parts = {part: _as(saved[part], torch.float32) for part in ("model", "heads")}
     run.mkdir(parents=True, exist_ok=True)
     torch.save(parts["model"], run / "encoders.pt")
-    torch.save(parts | {"state": saved["state"]}, run / "llm.pt")
+    state = saved["state"] | {"begin": saved["state"]["step"]}  # without moments the rate needs its warm-up
+    torch.save(parts | {"state": state}, run / "llm.pt")
 
 
 def main() -> None:

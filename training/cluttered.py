@@ -100,7 +100,7 @@ class Composer(compose.Composer):
     sizes = build.CLUTTER
     weights = WEIGHTS
     first: ClassVar = {"place": 0.8, "motion": 0.8, "audio": 0.8, "joint": 0.7}
-    questions = 32  # twelve types, each of several kinds: with 16 a step saw too few of each
+    questions = 32  # there are more types, each of more kinds
     aloud = ALOUD
 
     def __init__(self, video: torch.Tensor, audio: torch.Tensor, content: list[scene.Chunk], model):

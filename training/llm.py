@@ -179,10 +179,8 @@ def train(model, composer: Composer, folder: Path, seed: int, minutes: float, st
         model.load_state_dict(saved["model"])
         heads.load_state_dict(saved["heads"])
         state = saved["state"]
-        if "optimiser" in saved:
+        if "optimiser" in saved:  # a run that was carried here has none
             optimiser.load_state_dict(saved["optimiser"])
-        else:  # carried from another machine: the moments begin anew, and so does the rate, with its warm-up
-            state["begin"] = state["step"]
         log(f"goes on from step {state['step']}")
     if compiled:
         torch._dynamo.config.cache_size_limit = 64  # an entry for each layer and kind of shape
