@@ -172,6 +172,8 @@ class Composer(compose.Composer):
             return [(words.index(key), self._heard(clip, key), False) for key in question.keys]
         if question.keys:
             last = max(i for i, word in enumerate(words) if word in question.keys)
+            if question.type == "joint" and question.key_attribute == "both":  # when it was heard, then what was seen
+                return [(last, TIMES[question.evidence[0]], False), (last + 1, question.words[0], True)]
             return [(last, question.words[0], True)]
         return [(len(words) - 1, question.words[0], False)]
 

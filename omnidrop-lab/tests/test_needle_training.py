@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -105,7 +106,6 @@ def test_a_composed_sequence_is_the_processors(training, request, tmp_path, leve
 @torch.no_grad()
 def test_a_composed_spoken_question_is_the_processors(training, cluttered, monkeypatch):
     """Tokens, positions and features of a recording behind the clip, and the targets at what is said last."""
-    import numpy as np
     from omnidrop_lab.needle import ask
     from omnidrop_lab.needle.clutter import speech
     from omnidrop_lab.needle.levels import LEVELS
@@ -221,7 +221,6 @@ def test_an_answer_is_right_with_all_its_words(training, composer):
 
 def test_clips_of_the_cluttered_level_are_composed_of_chunks_that_show_them(training, cluttered):
     """Features come from chunks with the clip's own things and sounds, and read-outs name what is there."""
-    import numpy as np
     from omnidrop_lab.needle.clutter.scene import COLORS, MOTIONS, PLACES, SHAPES
     from omnidrop_lab.needle.task import PITCHES
 
@@ -246,6 +245,28 @@ def test_clips_of_the_cluttered_level_are_composed_of_chunks_that_show_them(trai
             sounds += chunk.sound is not None
             assert facts["sounds"][i] == sounds
             assert facts["pitch"][i] == (6 if chunk.sound is None else PITCHES.index(chunk.sound.pitch))
+
+
+def test_a_sound_tells_when_before_what_was_seen_then(training, cluttered):
+    """Read back from composed rows: in "what ... during the tenor one ?" the sound's word says the time of its chunk in
+    the middle layer, and the word behind it the answer."""
+    words = training.build.tokenizer(training.build.CLUTTER).convert_ids_to_tokens
+    found = 0
+    for index in range(4):
+        clip, *_ = cluttered.make("dev", index, 8, 0, np.random.default_rng([0, index, 8]))
+        batch = cluttered.batch([index], 8, 40, seed=0, split="dev")
+        for at, word in zip(batch.at[0], batch.word[0], strict=True):
+            mark = int(at[0]) - 3
+            text = words(batch.embeds_ids[0, mark - 4 : mark].tolist())
+            if text[:2] != ["during", "the"]:
+                continue
+            place = mark - 2
+            when = [i for i, c in enumerate(clip.chunks) if c.sound and text[2] in (c.sound.pitch, c.sound.pattern)]
+            if text[3] == "one" and len(when) == 1:
+                found += 1
+                assert words(batch.middle[0, place].item()) == f"{2 * when[0]}s"
+                assert batch.middle[0, place + 1] == batch.hint[0, place + 1] == word[0]
+    assert found >= 10
 
 
 def test_a_step_of_the_cluttered_level(training, cluttered):
