@@ -17,7 +17,6 @@ from benchmarks.site_blocks import table
 PAGES = ("README.md", "docs/methods.md", "docs/needle.md", "docs/choosing.md")
 PLAIN, CLUTTER = "needle_methods_test.json", "needle_clutter_methods_test.json"
 BUDGETS = "needle_clutter_budgets_test.json"
-SEED1 = "needle_seed1_methods_test.json"
 KEEPS = (0.5, 0.3, 0.2, 0.1, 0.05)
 NONE: tuple[str, None] = ("none", None)
 
@@ -111,31 +110,36 @@ def readme() -> list[str]:
     return table(["keep", *head], rows)
 
 
-def gain(file: str, keep: float) -> dict[str, float]:
-    """Accuracy of tuned minus that of the paper's recipe, one-word questions with evidence."""
-    minus = found(file)["tuned", keep]["omnidrop_minus_this"]["evidence"]
+def gain(file: str, keep: float, seed: int | None = None) -> dict[str, float]:
+    """Accuracy of tuned minus that of the paper's recipe, one-word questions with evidence; of one training seed's
+    model or of all."""
+    entry = found(file)["tuned", keep]
+    minus = (entry if seed is None else entry["by_model"][seed])["omnidrop_minus_this"]["evidence"]
     return {"value": -minus["value"], "low": -minus["high"], "high": -minus["low"]}
 
 
 def tuned_minus_paper() -> list[str]:
-    """Paired difference of the recipe to the paper's, on both levels, one-word questions with evidence."""
-    rows = [
-        [level, *(interval(gain(file, keep)) for keep in KEEPS)]
-        for file, level in ((PLAIN, "plain"), (CLUTTER, "cluttered"))
-    ]
+    """Paired difference of the recipe to the paper's, on both levels, one-word questions with evidence: the models of
+    all training seeds together, then each alone."""
+    rows = []
+    for file, level in ((PLAIN, "plain"), (CLUTTER, "cluttered")):
+        rows.append([level, *(interval(gain(file, keep)) for keep in KEEPS)])
+        for seed in range(len(document(file)["setup"]["model"])):
+            rows.append([f"{level}, seed {seed}", *(interval(gain(file, keep, seed)) for keep in KEEPS)])
     return table(["tuned minus paper, points", *(f"keep {keep:g}" for keep in KEEPS)], rows)
 
 
-def tuned_seeds() -> list[str]:
-    """The recipe beside the paper's on the plain models of two more training seeds, where the default is unchanged."""
-    rows = []
-    for seed in (1, 2):
-        file = f"needle_tuned_seed{seed}.json"
-        for keep in (0.3, 0.1, 0.05):
-            keys: list[tuple[str, float | None]] = [NONE, ("omnidrop", keep), ("tuned", keep)]
-            values = [percent(found(file)[key]["accuracy"]["evidence"]["value"]) for key in keys]
-            rows.append([str(seed), f"{keep:g}", *values, interval(gain(file, keep))])
-    return table(["training seed", "keep", "all tokens", "paper", "tuned", "tuned minus paper"], rows)
+def by_seed(file: str, pool: str, quantity: str = "accuracy") -> list[str]:
+    """Every training seed's own shares right, for the methods that a user would choose among, and random."""
+
+    def shares(entry: dict[str, Any] | None) -> str:
+        if entry is None or "unreachable" in entry:
+            return "–"
+        return " / ".join(percent(own[quantity][pool]["value"]) for own in entry["by_model"])
+
+    labels = (*CHOICE, "random")
+    rows = [[NAMES[label], *(shares(found(file).get((label, keep))) for keep in KEEPS)] for label in labels]
+    return table([f"all tokens: {shares(found(file)[NONE])}", *(f"keep {keep:g}" for keep in KEEPS)], rows)
 
 
 def by_type(file: str, keep: float = 0.2) -> list[str]:
@@ -178,9 +182,10 @@ def setup() -> list[str]:
         lines += [
             f"*{task['level'].capitalize()} level*: {made['clips']} clips of the {task['split']} split, "
             f"{task['chunks']} chunks of 2 s each, {questions['evidence']} one-word questions with evidence and "
-            f"{questions['sequence']} sequence questions; {made['bootstrap']['resamples']} resamples of clips, 95 % "
-            f"intervals; transformers {task['transformers']}, torch {task['torch']}, {run['machine']}; "
-            f"{run['this_session_seconds'] / 60:.0f} minutes with {run['threads']} thread.",
+            f"{questions['sequence']} sequence questions, each asked of {len(run['model'])} training seeds' models; "
+            f"{made['bootstrap']['resamples']} resamples of clips, 95 % intervals; transformers "
+            f"{task['transformers']}, torch {task['torch']}, {run['machine']}; {run['this_session_seconds'] / 60:.0f} "
+            f"minutes with {run['threads']} thread.",
             "",
             f"    {run['command']}",
             "",
@@ -201,40 +206,40 @@ def other_budgets() -> list[str]:
 
 
 def budgets() -> list[str]:
-    """The cluttered level at one keep, counted in the decoder's four units."""
+    """The cluttered level with `keep` counted in each of the decoder's four units."""
     labels = ("tuned", "omnidrop", "seats:evict=false", "omnipack", "divprune", "random", "random:where=layers")
-
-    def at(label: str, word: str) -> str:
-        if word == "layers":
-            return cell(CLUTTER, label, 0.3, "evidence")
-        with_unit = f"{label}{',' if ':' in label else ':'}budget={word}"
-        return cell(BUDGETS, with_unit, 0.3, "evidence")
-
-    words = ("layers", "input", "flops", "kv")
-    rows = [[NAMES[label], *(at(label, word) for word in words)] for label in labels]
-    return table(["keep 0.3 of", *(f"`{word}`" for word in words)], rows)
+    rows = []
+    for label in labels:
+        for word in ("layers", "input", "flops", "kv"):
+            counted = label if word == "layers" else f"{label}{',' if ':' in label else ':'}budget={word}"
+            file = CLUTTER if word == "layers" else BUDGETS
+            rows.append([f"{NAMES[label]}, `{word}`", *(cell(file, counted, keep, "evidence") for keep in KEEPS)])
+    return table(["", *(f"keep {keep:g}" for keep in KEEPS)], rows)
 
 
 def clutter_unpruned() -> list[str]:
-    """Accuracy of the level's own model with all tokens, by type, at two lengths."""
+    """Accuracy of the level's models with all tokens, by type, at two lengths."""
     kinds, rows = LEVELS["clutter"].types, []
     for chunks in (8, 16):
         made = document(f"needle_clutter_unpruned_{chunks}.json")
-        right = made["results"][0]["accuracy"]
-        rows.append([f"{chunks} chunks, {made['clips']} clips", *(f"{right[kind]['value']:.2f}" for kind in kinds)])
+        for seed, own in enumerate(made["results"][0]["by_model"]):
+            shares = (f"{own['accuracy'][kind]['value']:.2f}" for kind in kinds)
+            rows.append([f"seed {seed}, {chunks} chunks, {made['clips']} clips", *shares])
     return table(["", *(f"`{kind}`" for kind in kinds)], rows)
 
 
 BLOCKS: dict[str, Callable[[], list[str]]] = {
     made.__name__: made
     for made in (
-        readme, tuned_minus_paper, tuned_seeds, how_low, setup, other_budgets, budgets, clutter_unpruned,
+        readme, tuned_minus_paper, how_low, setup, other_budgets, budgets, clutter_unpruned,
     )
 } | {
     "evidence": partial(grid, PLAIN, "evidence"),
     "sequences": partial(grid, PLAIN, "sequence", "words"),
-    "seed1_evidence": partial(grid, SEED1, "evidence"),
-    "seed1_sequences": partial(grid, SEED1, "sequence", "words"),
+    "seeds": partial(by_seed, PLAIN, "evidence"),
+    "clutter_seeds": partial(by_seed, CLUTTER, "evidence"),
+    "seeds_sequences": partial(by_seed, PLAIN, "sequence", "words"),
+    "clutter_seeds_sequences": partial(by_seed, CLUTTER, "sequence", "words"),
     "clutter_evidence": partial(grid, CLUTTER, "evidence"),
     "clutter_sequences": partial(grid, CLUTTER, "sequence", "words"),
     "plain_types": partial(by_type, PLAIN),

@@ -114,6 +114,13 @@ class Composer:
         by = MODALITY[question.key_attribute] if question.key_attribute else question.modality
         return {by, MODALITY.get(question.ask, by)}
 
+    def barred_from(self, question: Question, strict: float, rng: np.random.Generator) -> str | None:
+        """The modality that this question does not see: in a share `strict` of the cases the one it does not need."""
+        needs = self.modalities(question)
+        if len(needs) == 1 and rng.random() < strict:
+            return "audio" if needs == {"video"} else "video"
+        return None
+
     def told(self, question: Question, clip: Clip, words: list[str]) -> list[tuple[int, str, bool]]:
         """(place among the question's words, word) that a middle layer must say there; bool: the last layer too."""
         if question.type == "order":
@@ -228,9 +235,8 @@ class Composer:
                         hint[b, p + places[place]] = self.ids[said]
                 if q.type in SEQUENCES:  # here each word said is the key to the next one
                     middle[b, header + 1 : stop] = says[1:]
-                needs = self.modalities(q)
-                if len(needs) == 1 and rng.random() < strict:
-                    see[b, p:stop, 1 if needs == {"video"} else 0] = False
+                if barred := self.barred_from(q, strict, rng):
+                    see[b, p:stop, ("video", "audio").index(barred)] = False
                 p = stop
         media = slice(start, start + n_media)
         rows = torch.arange(media.stop, length)  # those before are causal, under every mask
