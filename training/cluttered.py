@@ -168,7 +168,7 @@ class Composer(compose.Composer):
 
     def barred_from(self, question, strict, rng):
         if question.type == "joint" and question.key_attribute == "both":
-            return "video" if rng.random() < HEARD_ALONE * strict else None
+            return "video" if strict and rng.random() < HEARD_ALONE else None
         return super().barred_from(question, strict, rng)
 
     def told(self, question, clip, words):
