@@ -52,6 +52,11 @@ def crowded_clip(seed: int, n_chunks: int) -> scene.Clip:
     return scene.Clip("train", -1 - seed, int(rng.integers(2**31)), tuple(out))
 
 
+def seen_during(question: Question) -> bool:
+    """Whether the question asks what was seen during a sound, which takes two steps."""
+    return question.type == "joint" and question.key_attribute == "both"
+
+
 def quarters(chunk: scene.Chunk, name: str) -> list[int]:
     """(4,) the attribute of the thing in each quarter; `EMPTY` where there is none, or a decoy."""
     held = {thing.place: SEEN[name].index(getattr(thing, name)) for thing in chunk.things}
@@ -167,7 +172,7 @@ class Composer(compose.Composer):
         return {question.modality}
 
     def barred_from(self, question, strict, rng):
-        if question.type == "joint" and question.key_attribute == "both":
+        if seen_during(question):
             return "video" if strict and rng.random() < HEARD_ALONE else None
         return super().barred_from(question, strict, rng)
 
@@ -180,7 +185,7 @@ class Composer(compose.Composer):
             return [(words.index(key), self._heard(clip, key), False) for key in question.keys]
         if question.keys:
             last = max(i for i, word in enumerate(words) if word in question.keys)
-            if question.type == "joint" and question.key_attribute == "both":  # when it was heard, then what was seen
+            if seen_during(question):  # when it was heard, then what was seen
                 return [(last, TIMES[question.evidence[0]], False), (last + 1, question.words[0], True)]
             return [(last, question.words[0], True)]
         return [(len(words) - 1, question.words[0], False)]
