@@ -14,8 +14,8 @@ from test_methods import METHODS
 
 import omnidrop
 from omnidrop.core import score, select
+from omnidrop.core.layout import build
 from omnidrop.core.select import diversity, frames, quota
-from omnidrop.core.tokens import build
 from omnidrop.core.trace import Trace
 from omnidrop.engine.phases import Setup
 from omnidrop.engine.prefill import AttentionInputs, Prefill

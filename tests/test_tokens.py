@@ -10,7 +10,8 @@ from tiny import Ids
 
 import omnidrop
 from omnidrop import InputError, Modality, SettingError, TokenLayout
-from omnidrop.core import tokens
+from omnidrop.core.layout import build
+from omnidrop.core.tokens import Vocabulary
 
 
 @pytest.mark.parametrize("clips", CLIPS)
@@ -135,7 +136,7 @@ def test_a_question_before_the_media_falls_to_the_header():
     assert got.any() and not (got & made.question).any()
     ends = made.inputs["input_ids"][:, : int(torch.where(made.modality != 0)[0][-1]) + 1]
     assert int(ends[0, -1]) in (Ids.AUDIO, Ids.VIDEO)
-    cut = tokens.build(  # a prompt that ends with its media: the last token asks
+    cut = build(  # a prompt that ends with its media: the last token asks
         ends, None, omnidrop.models.adapt(model_of("qwen2_5")).prompt.vocabulary,
         omnidrop.models.adapt(model_of("qwen2_5")).prompt.sizes_of(made.inputs),
     )  # fmt: skip
@@ -152,10 +153,10 @@ def test_errors():
         omnidrop.layout(model, {})
     with pytest.raises(SettingError, match="choose one of 'after_media', 'question', 'last'"):
         omnidrop.layout(model, made.inputs, query="all")
-    nameless = tokens.Vocabulary(audio=Ids.AUDIO, video=Ids.VIDEO, image=Ids.IMAGE)
+    nameless = Vocabulary(audio=Ids.AUDIO, video=Ids.VIDEO, image=Ids.IMAGE)
     sizes = omnidrop.models.adapt(model).prompt.sizes_of(made.inputs)
     with pytest.raises(InputError, match="end-of-turn token"):
-        tokens.build(made.inputs["input_ids"], None, nameless, sizes, "question")
+        build(made.inputs["input_ids"], None, nameless, sizes, "question")
     with pytest.raises(SettingError, match="bool tensor of shape"):
         omnidrop.layout(model, made.inputs, query=torch.ones(1, 3))
 

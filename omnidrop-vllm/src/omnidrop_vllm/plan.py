@@ -19,6 +19,7 @@ import torch
 
 from omnidrop.core import schedule, tokens
 from omnidrop.core.budget import DecoderShape, FirstToken, TokenCounts, counts_of
+from omnidrop.core.layout import build
 from omnidrop.core.tokens import TokenLayout
 from omnidrop.errors import OmnidropError, SettingError
 from omnidrop.methods import Method
@@ -111,7 +112,7 @@ class Planner:
                 mel_frames=media.mel_frames,
                 seconds_per_grid=media.seconds_per_grid,
             )
-            layout = tokens.build(ids, None, self.adapter.prompt.vocabulary, sizes, method.query)
+            layout = build(ids, None, self.adapter.prompt.vocabulary, sizes, method.query)
         except OmnidropError:
             return Unpruned(reason="unknown_media")
         first = self.adapter.first_tokens(layout, sizes, newest=True)

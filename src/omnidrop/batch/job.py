@@ -13,15 +13,13 @@ from ..media import FPS, MAX_FRAMES, MAX_PIXELS, Limits
 from ..methods import Method
 from ..provenance import model_checksum
 
-ENGINES = ("transformers", "vllm")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One run's settings."""
 
     folder: Path  # what the asks' files are relative to
-    engine: str  # one of `ENGINES`
+    engine: str  # "transformers" or "vllm"
     model: str | None  # folder or hub id; None: the shipped tiny model
     method: Method | None  # None: all tokens
     max_new_tokens: int = 128

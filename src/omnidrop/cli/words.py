@@ -27,26 +27,24 @@ def printed(processor: Any, shown: bool, label: str = "") -> Iterator[OnToken | 
         yield None
         return
     import torch
-    from transformers import TextStreamer
 
-    class Printer(TextStreamer):
-        began = False
+    from ..conversation.pieces import TextPieces
 
-        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            if not self.began:  # until the first word there is progress on the terminal
-                text = text.lstrip()
-                if not text and not stream_end:
-                    return
-                progress.clear()
-                sys.stdout.write(label)
-                self.began = True
-            sys.stdout.write(text)
-            sys.stdout.flush()
+    began = False
 
-    printer = Printer(processor.tokenizer, skip_special_tokens=True)
+    def write(text: str) -> None:
+        nonlocal began
+        if not began:  # until the first word there is progress on the terminal
+            progress.clear()
+            began, text = True, label + text
+        print(text, end="", flush=True)
+
+    pieces = TextPieces(processor.tokenizer, write, skip_prompt=False)
     try:
-        yield lambda token: printer.put(torch.tensor([token]))
-        printer.end()
+        yield lambda token: pieces.put(torch.tensor([token]))
+        pieces.end()
+        if not began:  # an empty answer
+            write("")
     finally:
-        if printer.began:
+        if began:
             print(flush=True)

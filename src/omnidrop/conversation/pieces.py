@@ -13,8 +13,8 @@ from transformers import TextStreamer
 class TextPieces(TextStreamer):
     """A streamer of `generate` that gives `on_text` the answer as soon as later tokens cannot change it."""
 
-    def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    def __init__(self, tokenizer: Any, on_text: Callable[[str], None], *, skip_prompt: bool = True) -> None:
+        super().__init__(tokenizer, skip_prompt=skip_prompt, skip_special_tokens=True)
         self._on_text, self._began = on_text, False
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from ..core.budget import FirstToken
 from ..core.finite import check_finite
+from ..core.layout import build
 from ..core.rows import pack, take
-from ..core.tokens import MediaSizes, Modality, TokenLayout, build
+from ..core.tokens import MediaSizes, Modality, TokenLayout
 from ..core.trace import Record
 from ..errors import InputError, ModelError
 from ..models.decoder import APART, FULL, LINEAR, SLIDING, Decoder

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..methods import Method
-from .session import Answer, Live, Piece, Status
+from .records import Answer, Piece, Status
+from .session import Live
 from .source import paced
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..core.select.holding import RULES, leaving
 from ..errors import SettingError
+from ..methods.checks import check_whole
 from ..models import Adapter
 from .units import Unit, distance, summaries
 
@@ -30,9 +31,8 @@ class Holding:
         guide: float,
         horizon: float = float("inf"),
     ) -> None:
-        for name, value in (("max_bytes", max_bytes), ("max_tokens", max_tokens)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SettingError(f"{name} is {value!r}; it must be a whole number, at least 1")
+        check_whole("max_bytes", max_bytes, 1)
+        check_whole("max_tokens", max_tokens, 1)
         if rule not in RULES:
             raise SettingError(f"rule is {rule!r}; choose one of {', '.join(map(repr, RULES))}")
         if not 0.0 <= recent <= 1.0 or not 0.0 <= guide < float("inf"):

@@ -6,21 +6,16 @@ units wait, and when more wait than `backlog` allows the oldest of them are skip
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..conversation.pieces import TextPieces
-from ..core.trace import Trace
-from ..core.units import size
 from ..engine.lossless import lean
 from ..engine.session import prune
 from ..errors import InputError, SettingError
@@ -31,64 +26,12 @@ from ..processors import port_of
 from ..prompt import ProcessedClips, check_processor, check_question
 from ..streaming import check_family, unit_seconds
 from ..streaming.place import split
+from .answering import AnswerPieces, around, shares_of
 from .assemble import Assembler, Stretch
+from .backlog import Backlog
 from .holding import Holding
+from .records import Answer, Piece, Status
 from .units import Unit, answering, encode_unit, joined_inputs, positions
-
-log = logging.getLogger(__name__)
-SKIPS_KEPT = 256  # of the newest skipped stretches, those that are listed; all are counted
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Piece:
-    """What a source gives at a time, as `Live.push` takes it."""
-
-    frames: np.ndarray | None = None
-    times: Sequence[float] | None = None
-    sound: np.ndarray | None = None
-    sound_time: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Status:
-    """Where a live stream stands."""
-
-    seconds: float  # how far it has come
-    encoded: float  # seconds that went through the encoders
-    units: int  # held
-    held_seconds: float
-    held_tokens: int
-    held_bytes: int
-    waiting_bytes: int  # pictures and samples that are not encoded yet
-    waiting_units: int
-    skipped_units: int  # by back pressure
-    skipped_seconds: float
-    lost_seconds: float  # before the first picture came
-    filled: dict[str, float]  # seconds of pictures and of sound that did not come, and were repeated or silent
-    left_units: int  # once held, and gone by the rule
-
-    def __str__(self) -> str:
-        skipped = f", {self.skipped_seconds:g} s skipped" if self.skipped_units else ""
-        return (
-            f"{self.seconds:.1f} s, {self.held_seconds:g} s held in {self.units} units ({self.held_tokens} tokens, "
-            f"{size(self.held_bytes)}), {self.waiting_units} units wait{skipped}"
-        )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Answer:
-    """An answer over what was held when the question came."""
-
-    question: str
-    text: str
-    at: float  # seconds of the stream up to which units were held
-    units: tuple[tuple[float, float, float], ...]  # (start, seconds, share of its tokens kept, mean of the layers)
-    seconds: float  # wall time from the question to the end of the answer
-    first_token: float  # and to the first token of it
-    trace: Trace
-
-    def __str__(self) -> str:
-        return self.text
 
 
 class Live:
@@ -136,7 +79,8 @@ class Live:
         self._model, self.processor = self._adapter.thinker, processor
         self.method = OmniDrop(keep=0.3) if method is None else method
         prune(self._model, self.method)  # refuses what cannot be pruned now, not at the first question
-        self._check(pictures, sound, backlog, patience)
+        self._check(pictures, sound, patience)
+        self._backlog = Backlog(backlog)
         self.unit = unit_seconds(self._adapter, processor)
         self._assembler = Assembler(
             unit=self.unit,
@@ -152,13 +96,10 @@ class Live:
             rule=rule, recent=recent, guide=guide, horizon=horizon,
         )  # fmt: skip
         self._system, self._lossless, self._device, self._max_pixels = system, lossless, device, max_pixels
-        self._backlog, self._turn = backlog, turn
+        self._turn = turn
         self._frame: ProcessedClips | None = None  # of the first unit: the tokens around a clip
         self._size: tuple[int, ...] | None = None  # of the first picture
-        self._queue: deque[Stretch] = deque()
-        self._encoded = self._skipped_seconds = 0.0
-        self._skipped_units = 0
-        self.skipped: deque[tuple[float, float]] = deque(maxlen=SKIPS_KEPT)
+        self._encoded = 0.0  # seconds
         self.standing: list[str] = []  # questions that guide what is held
         self._began: float | None = None
         self._pushing = threading.Lock()  # the assembler's
@@ -170,14 +111,12 @@ class Live:
         self._worker = threading.Thread(target=self._work, name="omnidrop.live", daemon=True)
         self._worker.start()
 
-    def _check(self, pictures: bool, sound: bool, backlog: int, patience: float) -> None:
+    def _check(self, pictures: bool, sound: bool, patience: float) -> None:
         """Raise for a model, processor or settings with which no stream can begin."""
         check_processor(self.processor)
         check_family(self._adapter)
         if not (pictures or sound):
             raise SettingError("pictures=False and sound=False leave nothing to stream")
-        if isinstance(backlog, bool) or not isinstance(backlog, int) or backlog < 1:
-            raise SettingError(f"backlog is {backlog!r}; it must be a number of units, at least 1")
         if not 0.0 <= patience < float("inf"):
             raise SettingError(f"patience is {patience!r}; it must be seconds, 0 or more")
 
@@ -256,14 +195,14 @@ class Live:
     def settle(self) -> None:
         """Return when all whole units that were pushed so far are held, or were skipped."""
         with self._state:
-            self._state.wait_for(lambda: self._stopped or not (self._queue or self._encoding))
+            self._state.wait_for(lambda: self._stopped or not (self._backlog or self._encoding))
             self._raise()
 
     def close(self) -> None:
         """Stop: the worker ends, an answer that is being made ends with `InputError`, what is held is let go."""
         with self._state:
             self._closed = True
-            self._queue.clear()
+            self._backlog.clear()
             self._state.notify_all()
         if threading.current_thread() is not self._worker:
             self._worker.join()
@@ -274,22 +213,9 @@ class Live:
         for stretch in stretches:
             with self._state:
                 if wait:
-                    self._state.wait_for(lambda: self._stopped or len(self._queue) < self._backlog)
+                    self._state.wait_for(lambda: self._stopped or not self._backlog.full)
                 self._raise()
-                while len(self._queue) >= self._backlog:
-                    gone = self._queue.popleft()
-                    self._skipped_units += 1
-                    self._skipped_seconds += gone.clip.seconds
-                    self.skipped.append((gone.start, gone.start + gone.clip.seconds))
-                    log.warning(
-                        "live: seconds %.1f to %.1f are skipped: %d units wait for the encoders (%d units, %.1f s "
-                        "skipped so far)",
-                        *self.skipped[-1],
-                        self._backlog,
-                        self._skipped_units,
-                        self._skipped_seconds,
-                    )
-                self._queue.append(stretch)
+                self._backlog.put(stretch)
                 self._state.notify_all()
 
     @property
@@ -308,11 +234,11 @@ class Live:
         while True:
             with self._state:
                 self._state.wait_for(
-                    lambda: self._stopped or (bool(self._queue) and not self._asking and not self._answering)
+                    lambda: self._stopped or (len(self._backlog) > 0 and not self._asking and not self._answering)
                 )
                 if self._stopped:
                     return
-                stretch, self._encoding = self._queue.popleft(), True
+                stretch, self._encoding = self._backlog.take(), True
             try:
                 unit = self._encode(stretch)
                 with self._state:
@@ -383,7 +309,7 @@ class Live:
                 units = [unit for unit in self._holding.units if unit.start >= since]
             if not units:
                 raise InputError("nothing is held yet: push a whole unit first, and `settle`, or ask later")
-            pieces = _Pieces(self.processor.tokenizer, on_text, self)
+            pieces = AnswerPieces(self.processor.tokenizer, on_text, lambda: self._closed)
             options = {"do_sample": False, "max_new_tokens": max_new_tokens, **options}
             with ExitStack() as stack:
                 stack.enter_context(self._turn())
@@ -398,7 +324,7 @@ class Live:
                 there = {k: v.to(self._model.device) if hasattr(v, "to") else v for k, v in inputs.items()}
                 output = self._model.generate(**there, streamer=pieces, **options)
         text = self.processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        shares = _shares(trace, units, first)
+        shares = shares_of(trace, units, first)
         with self._state:
             self._raise()
             if question in self.standing:
@@ -450,7 +376,7 @@ class Live:
             return self._holding.units[-1].end if self._holding.units else float("-inf")
 
         def over() -> bool:
-            return self._ended and not (self._queue or self._encoding)
+            return self._ended and not (self._backlog or self._encoding)
 
         with self._state:
             self._state.wait_for(lambda: self._stopped or over() or since < newest() >= since + every)
@@ -461,7 +387,7 @@ class Live:
     def inputs(self, units: Sequence[Unit], question: str) -> Any:
         """The prompt of `question` over `units` (a `BatchFeature` on the CPU), with zeros in place of the media."""
         assert self._frame is not None
-        opening, closing = _around(self._frame.tokens[0], set(self._adapter.prompt.vocabulary.media))
+        opening, closing = around(self._frame.tokens[0], set(self._adapter.prompt.vocabulary.media))
         clip = [token for unit in units for token in unit.ids.tolist()]
         tensors = joined_inputs(units)
         interleaved = tensors.pop("use_audio_in_video", False)
@@ -504,6 +430,11 @@ class Live:
             return list(self._holding.units)
 
     @property
+    def skipped(self) -> deque[tuple[float, float]]:
+        """The newest stretches that were skipped by back pressure: (start, end) in seconds of the stream."""
+        return self._backlog.skipped
+
+    @property
     def most_bytes(self) -> int:
         """The most that features took so far: the limit, and the unit that came on top of it."""
         return self._holding.most_bytes
@@ -519,44 +450,11 @@ class Live:
                 held_seconds=sum(unit.seconds for unit in held.units),
                 held_tokens=held.tokens,
                 held_bytes=held.nbytes,
-                waiting_bytes=self._assembler.nbytes + sum(each.nbytes for each in self._queue),
-                waiting_units=len(self._queue) + self._encoding,
-                skipped_units=self._skipped_units,
-                skipped_seconds=self._skipped_seconds,
+                waiting_bytes=self._assembler.nbytes + self._backlog.nbytes,
+                waiting_units=len(self._backlog) + self._encoding,
+                skipped_units=self._backlog.skipped_units,
+                skipped_seconds=self._backlog.skipped_seconds,
                 lost_seconds=self._assembler.lost,
                 filled=dict(self._assembler.filled),
                 left_units=held.left,
             )
-
-
-class _Pieces(TextPieces):
-    """Notes when the first token came, and ends the answer of a stream that is closed."""
-
-    def __init__(self, tokenizer: Any, on_text: Callable[[str], None] | None, live: Live) -> None:
-        super().__init__(tokenizer, on_text or (lambda text: None))
-        self._live, self._calls, self.first = live, 0, 0.0
-
-    def put(self, value: Any) -> None:
-        self._calls += 1
-        if self._calls == 2:  # the prompt comes first
-            self.first = time.perf_counter()
-        if self._live._closed:
-            raise InputError("the stream was closed while this answer was made")
-        super().put(value)
-
-
-def _around(tokens: list[int], media: set[int]) -> tuple[list[int], list[int]]:
-    """The tokens before the first and behind the last placeholder of a clip."""
-    inside = [place for place, token in enumerate(tokens) if token in media]
-    return tokens[: inside[0]], tokens[inside[-1] + 1 :]
-
-
-def _shares(trace: Trace, units: Sequence[Unit], first: int) -> list[float]:
-    """Of each unit the share of its tokens that entered a layer, mean of the layers; its clip begins at `first`."""
-    sizes = torch.tensor([unit.tokens for unit in units])
-    unit_of = torch.arange(len(units)).repeat_interleave(sizes)
-    counts = torch.zeros(len(units))
-    for (row,) in trace.kept:
-        inside = row[(row >= first) & (row < first + len(unit_of))] - first
-        counts += torch.bincount(unit_of[inside], minlength=len(units))
-    return (counts / (len(trace.kept) * sizes)).tolist()

@@ -41,8 +41,7 @@ from ..core import schedule, select
 from ..core.budget import TokenCounts, counts_of, whole
 from ..core.select import frames, merge, quota, scenes
 from ..core.tokens import Modality, Runs
-from ..errors import SettingError
-from .base import Budgeted, InputView, LayerView, check_flag, check_query, check_range
+from .base import Budgeted, InputView, LayerView, check_flag, check_query, check_range, check_whole
 
 LINE_END, SLOPE = 0.8, 1 / 3  # P = SLOPE * (LINE_END - R_pre): through (.50, .10) and (.35, .15)
 UPPER, LOWER = 0.50, 0.35  # R_pre of the paper's tiers
@@ -90,8 +89,7 @@ class APack(Budgeted):
         for name in ("depth", "gate", "blend", "threshold", "lambda_max", "video_floor"):
             check_range(name, getattr(self, name), 0.0, 1.0)
         check_range("sigma", self.sigma, 0.0, math.inf, open_low=True)
-        if type(self.window) is not int or self.window < 2:
-            raise SettingError(f"window is {self.window!r}; it must be a whole number, 2 or more")
+        check_whole("window", self.window, 2)
         check_query(self.query)
         check_flag("evict", self.evict)
 

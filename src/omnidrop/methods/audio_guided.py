@@ -19,8 +19,7 @@ from ..core.budget import TokenCounts, whole_even
 from ..core.select import frames, merge, quota
 from ..core.select.ratios import Ratios
 from ..core.tokens import RECORDING, Modality, Runs
-from ..errors import SettingError
-from .base import InputMethod, InputView, Merged, check_range
+from .base import InputMethod, InputView, Merged, check_range, check_whole
 
 NEAR = 0.02  # a published ratio is met, rounding apart
 
@@ -59,9 +58,7 @@ class AudioGuided(InputMethod):
         super().__post_init__()
         check_range("anchors", self.anchors, 0.0, 1.0)
         for name, least in (("g", 0), ("k", 1)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise SettingError(f"{name} is {value!r}; it must be a whole number, {least} or more")
+            check_whole(name, getattr(self, name), least)
 
     @property
     def saliency(self) -> tuple[Modality, ...]:

@@ -34,6 +34,7 @@ from .checks import check_range as check_range
 from .checks import check_sizes as check_sizes
 from .checks import check_stages as check_stages
 from .checks import check_types
+from .checks import check_whole as check_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,7 @@ class Method(ABC):
     reference: ClassVar[str] = ""  # the paper, with its arXiv number
     spans: ClassVar[Mapping[Modality, str]] = MappingProxyType({})  # see `saliency`
     needs_encoders: ClassVar[bool] = True  # False: it ranks otherwise where a model has no encoder for its `saliency`
-    query = "after_media"  # which rows ask, one of `tokens.QUERIES`; a method that lets users choose has a field
+    query = "after_media"  # which rows ask, one of `core.query.QUERIES`; a method that lets users choose has a field
     evict = False  # whether layers forget, after the prefill, what later layers dropped
 
     def __init_subclass__(cls, **options: Any) -> None:

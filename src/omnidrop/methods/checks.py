@@ -8,9 +8,9 @@ from dataclasses import fields
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
+from ..core.query import known_query, unknown_query
 from ..core.schema import shown
 from ..core.select.pixels import RULES
-from ..core.tokens import known_query, unknown_query
 from ..errors import SettingError
 
 LARGEST = 2**63 - 1  # of whole numbers in settings
@@ -40,6 +40,12 @@ def check_range(name: str, value: float, low: float, high: float, *, open_low: b
     if not (low < value <= high if open_low else low <= value <= high):
         left = "(" if open_low else "["
         raise SettingError(f"{name} is {value}; it must lie in {left}{low}, {high}]")
+
+
+def check_whole(name: str, value: object, least: int) -> None:
+    """Raise `SettingError` unless value is a whole number, and at least `least`."""
+    if type(value) is not int or value < least:
+        raise SettingError(f"{name} is {value!r}; it must be a whole number, {least} or more")
 
 
 def check_keep(keep: float) -> None:

@@ -32,9 +32,8 @@ from torch.nn.functional import normalize
 
 from ..core.select import frames, merge, quota, segments
 from ..core.tokens import Modality
-from ..errors import SettingError
 from .audio_guided import AudioGuided, Clip
-from .base import InputView, check_range
+from .base import InputView, check_range, check_whole
 
 WEIGHTS = (0.4, 0.3, 0.3)  # of boundary, uniqueness and attention in the audio score
 SCALES = (0.125, 0.25, 0.5, 1.0, 2.0)  # alpha
@@ -67,8 +66,7 @@ class DASH(AudioGuided):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("threshold", self.threshold, -1.0, 1.0)
-        if type(self.min_segment) is not int or self.min_segment < 1:
-            raise SettingError(f"min_segment is {self.min_segment!r}; it must be a whole number, 1 or more")
+        check_whole("min_segment", self.min_segment, 1)
 
     def audio_scores(self, features: Tensor, saliency: Tensor) -> Tensor:
         boundary = segments.boundary_probability(features)

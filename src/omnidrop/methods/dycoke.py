@@ -27,7 +27,7 @@ from ..core.budget import TokenCounts, whole
 from ..core.select import quota
 from ..core.tokens import Modality, Runs
 from ..errors import SettingError
-from .base import InputMethod, InputView, check_range
+from .base import InputMethod, InputView, check_range, check_whole
 
 MEDIA = ("video", "both")
 
@@ -55,8 +55,7 @@ class DyCoke(InputMethod):
         super().__post_init__()
         if self.media not in MEDIA:
             raise SettingError(f"media is {self.media!r}; choose 'video' or 'both'")
-        if type(self.audio_frame) is not int or self.audio_frame < 1:
-            raise SettingError(f"audio_frame is {self.audio_frame!r}; it must be a whole number, 1 or more")
+        check_whole("audio_frame", self.audio_frame, 1)
         check_range("audio_keep", self.audio_keep, 0.0, 1.0, open_low=True)
         if self.media == "both" and self.audio_keep < 1.0:
             raise SettingError(

@@ -50,8 +50,7 @@ from torch.nn.functional import cosine_similarity, normalize
 from ..core.budget import TokenCounts, whole, whole_even
 from ..core.select import balance, cluster, diversity, merge, quota
 from ..core.tokens import Modality, Runs
-from ..errors import SettingError
-from .base import Budgeted, InputView, LayerView, Merged, check_flag, check_range
+from .base import Budgeted, InputView, LayerView, Merged, check_flag, check_range, check_whole
 
 DECODER_KEEP = 0.5  # share of what entered that the decoder keeps
 CURVATURE = 0.35  # of the bias
@@ -106,9 +105,7 @@ class OmniPack(Budgeted):
         for name in ("event_video", "event_audio", "tau_video", "tau_audio", "time"):
             check_range(name, getattr(self, name), 0.0, math.inf)
         for name, least in (("k", 1), ("window", 2)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise SettingError(f"{name} is {value!r}; it must be a whole number, {least} or more")
+            check_whole(name, getattr(self, name), least)
         check_flag("evict", self.evict)
 
     @property

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..core.tokens import TokenLayout, build
+from ..core.layout import build
+from ..core.tokens import TokenLayout
 from ..errors import InputError, ModelError, SettingError, described
 from .audio_flamingo3 import AudioFlamingo3
 from .base import Adapter
@@ -61,7 +62,7 @@ def layout(model: nn.Module, inputs: Mapping[str, Any], *, query: str | Tensor =
     """The token layout of a prompt: (B, L) modality, chunk, second, query, valid (see `omnidrop.TokenLayout`).
 
     `query`, which rows ask: "after_media", "question" or "last" for text, "speech" or "speech:2" for the newest or the
-    second recording (see `omnidrop.core.tokens.build`), or a (B, L) bool mask of text.
+    second recording (see `omnidrop.core.layout.build`), or a (B, L) bool mask of text.
     `inputs` is what `omnidrop.build` or the model's processor returned. Raises `ModelError` for an unsupported model,
     `InputError` when text and media do not fit together, `SettingError` for what are no inputs.
     """

@@ -12,7 +12,8 @@ from dataclasses import replace
 import torch
 
 from omnidrop.core.budget import counts_of
-from omnidrop.core.tokens import MediaSizes, build
+from omnidrop.core.layout import build
+from omnidrop.core.tokens import MediaSizes
 from omnidrop.engine.prefill import Prefill
 from omnidrop.engine.upstream import names_of
 from omnidrop.methods import Method
