@@ -1,7 +1,7 @@
 """Carry an unfinished run to another machine: `pack` it into a small file, `unpack` it there and go on.
 
-    python -m training.carry pack runs/clutter2 training/unfinished/clutter2.pt
-    python -m training.carry unpack training/unfinished/clutter2.pt runs/clutter2
+    python -m training.carry pack runs/clutter2 runs/clutter2.pt
+    python -m training.carry unpack runs/clutter2.pt runs/clutter2
 
 The file has the weights and the read-outs in bfloat16 and the step (6.7 MB on the cluttered level). It has not the
 optimiser's moments, which begin anew with the learning rate and its warm-up, nor the rendered chunks, which the same
