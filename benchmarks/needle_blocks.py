@@ -17,6 +17,7 @@ from benchmarks.site_blocks import table
 PAGES = ("README.md", "docs/methods.md", "docs/needle.md", "docs/choosing.md")
 PLAIN, CLUTTER = "needle_methods_test.json", "needle_clutter_methods_test.json"
 BUDGETS = "needle_clutter_budgets_test.json"
+TRANSCRIPTS = {"plain": "needle_transcripts_test.json", "cluttered": "needle_clutter_transcripts_test.json"}
 KEEPS = (0.5, 0.3, 0.2, 0.1, 0.05)
 NONE: tuple[str, None] = ("none", None)
 
@@ -217,6 +218,22 @@ def budgets() -> list[str]:
     return table(["", *(f"keep {keep:g}" for keep in KEEPS)], rows)
 
 
+def transcripts() -> list[str]:
+    """Words right of transcripts of sounds and of captions of pictures, of all models, and the former of each."""
+    names = {"none": "all tokens", "tuned:task=transcribe": 'OmniDrop.tuned, task="transcribe"'} | NAMES
+    rows = []
+    for level, file in TRANSCRIPTS.items():
+        for label in dict.fromkeys(label for label, _ in found(file)):
+            cells = []
+            for keep in (0.3, 0.2) if label != "none" else (None, None):
+                entry = found(file)[label, keep]
+                heard, seen = (f"{100 * entry['words'][kind]['value']:.0f}" for kind in ("transcribe", "caption"))
+                each = " / ".join(f"{100 * own['words']['transcribe']['value']:.0f}" for own in entry["by_model"])
+                cells.append(f"{heard} ({each}), {seen}")
+            rows.append([f"{level}, {names[label]}", *cells])
+    return table(["words of what is heard (by training seed), of what is seen", "keep 0.3", "keep 0.2"], rows)
+
+
 def clutter_unpruned() -> list[str]:
     """Accuracy of the level's models with all tokens, by type, at two lengths."""
     kinds, rows = LEVELS["clutter"].types, []
@@ -231,7 +248,7 @@ def clutter_unpruned() -> list[str]:
 BLOCKS: dict[str, Callable[[], list[str]]] = {
     made.__name__: made
     for made in (
-        readme, tuned_minus_paper, how_low, setup, other_budgets, budgets, clutter_unpruned,
+        readme, tuned_minus_paper, how_low, transcripts, setup, other_budgets, budgets, clutter_unpruned,
     )
 } | {
     "evidence": partial(grid, PLAIN, "evidence"),

@@ -2,8 +2,9 @@
 
     python -m benchmarks.needle_hidden --clips 24 > benchmarks/results/needle_hidden_test.json
 
-Both levels, three training seeds of each, test split, 8 chunks, all tokens. What is hidden is hidden from the text behind
-the media in every layer; media still see each other, so that a sound may know its picture. docs/what_decides.md uses it.
+Both levels, three training seeds of each, test split, 8 chunks, all tokens. What is hidden is hidden from the text
+behind the media in every layer; media still see each other, so that a sound may know its picture. docs/what_decides.md
+uses it.
 """
 
 from __future__ import annotations
