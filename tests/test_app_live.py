@@ -516,7 +516,7 @@ def test_a_stream_whose_engine_fails_is_ended(page: Page, clip: media.Media, mon
     with pytest.raises(AssertionError, match="took longer than 0 seconds"):
         for begin in (0.0, 2.0, 4.0):
             play(page, token, clip, begin, begin + 2.0, settle=False)
-            until(lambda: not (stream.live._queue or stream.live._encoding))
+            until(lambda: not stream.live.status().waiting_units)
     until(lambda: len(page.streams) == 0)
 
 
