@@ -14,7 +14,7 @@ import pytest
 
 import omnidrop
 from omnidrop import loading, memory
-from omnidrop.cli import main, parser, show
+from omnidrop.cli import main, parser, show, words
 from omnidrop.cli import progress as progress_of
 from omnidrop.cli.progress import Progress
 from omnidrop.core.budget import BUDGETS
@@ -158,8 +158,8 @@ def test_demo(capsys: pytest.CaptureFixture) -> None:
     assert status == 0
     for each in asked:
         assert each["text"] in out
-    for words in ("expected", "all tokens", "pruned", "layer", "KV cache", "first token", f"of {len(asked)}"):
-        assert words in out
+    for label in ("expected", "all tokens", "pruned", "layer", "KV cache", "first token", f"of {len(asked)}"):
+        assert label in out
 
 
 def test_demo_json(capsys: pytest.CaptureFixture) -> None:
@@ -303,6 +303,19 @@ def test_progress_on_a_terminal_rewrites_one_line(
     progress.rows(2, 9, "")
     progress.done()
     assert capsys.readouterr().err == ""
+
+
+def test_words_on_a_terminal_are_the_answers_printed_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    command = ("run", DEMO, "spell the pitch ?", "--compare", "--quiet")
+    answers = run(capsys, *command)[1].splitlines()[:2]
+    assert [line.split(": ")[0] for line in answers] == ["all tokens", "pruned"] and len(answers[0].split()) > 3
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert run(capsys, *command)[1].splitlines()[:2] == answers
+    with words.printed(loading.load()[1], True, "pruned: "):
+        pass  # an answer without a word
+    assert capsys.readouterr().out == "pruned: \n"
 
 
 def test_progress_elsewhere_is_a_line_now_and_then(
